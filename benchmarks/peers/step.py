@@ -1,0 +1,30 @@
+"""What a peer offers: a step that can be called again and again, and a look at what it computed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TypeAlias, TypeVar
+
+from benchmarks.workloads import Floats, Workload
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step of a workload, ready to run.
+
+    `run()` takes the next batch, does forward, backward and optimizer, and returns the loss before the update. `gradients()` gives
+    those of the last step by parameter name, where the peer keeps them.
+    """
+
+    run: Callable[[], float]
+    gradients: Callable[[], dict[str, Floats]] | None = None
+
+
+Builder: TypeAlias = Callable[[Workload], Step]
+
+
+def in_turn(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """The batches again and again, in order."""
+    return cycle(batches)

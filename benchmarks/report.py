@@ -1,0 +1,168 @@
+"""Results as a table, as JSON, and held to the targets."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rounds import Result
+from benchmarks.workloads import WORKLOADS, Overhead
+
+RESULTS = Path(__file__).parent / "results"
+TITLES = {
+    "mlp": "mlp: 784-512-512-10, relu, softmax cross-entropy, batch 128, Adam",
+    "gpt": "gpt: 4 layers, width 256, 8 heads, context 128, batch 8, vocabulary 256, Adam",
+    "overhead": "overhead: 333 × tanh(x * 1.0001 + 0.1) and a sum on 8 numbers, forward and backward",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An upper bound on minigrad's figure over that of another peer."""
+
+    workload: str
+    quantity: str  # "cpu" or "memory"
+    over: str
+    limit: float
+
+
+TARGETS = (
+    Target("gpt", "cpu", "floor", 1.15),
+    Target("mlp", "cpu", "floor", 1.15),
+    Target("overhead", "cpu", "torch", 0.7),
+    Target("gpt", "memory", "torch", 1.3),
+)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on; nothing that names the machine itself."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
+        )
+    except OSError:
+        pass
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "OPENBLAS_CORETYPE as found": os.environ.get("OPENBLAS_CORETYPE", "unset"),
+    }
+
+
+def load() -> float | None:
+    """Mean number of processes that wanted a core over the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def setting(result: Result) -> str:
+    """Under which setting of OPENBLAS_CORETYPE a figure stands, and the kernels that this chose."""
+    return "own products" if result.coretype is None else f"{result.coretype} ({result.blas})"
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown tables, one a workload; they read well on a terminal too."""
+    lines: list[str] = []
+    for name, title in TITLES.items():
+        rows = [result for result in results if result.workload == name]
+        if not rows:
+            continue
+        heads = ["peer", "OPENBLAS_CORETYPE", "CPU ms", "wall ms", "/ floor", "/ torch", "peak MiB", "loss ≈"]
+        cells = [
+            [
+                result.peer,
+                setting(result),
+                number(1e3 * result.cpu_seconds),
+                number(1e3 * result.wall_seconds),
+                number(result.ratio_to_floor),
+                number(result.ratio_to_torch),
+                memory(result),
+                f"{result.loss_difference:.0e}",
+            ]
+            for result in rows
+        ]
+        workload = WORKLOADS[name]
+        if isinstance(workload, Overhead):
+            heads.insert(4, "µs/op")
+            for row, result in zip(cells, rows, strict=True):
+                row.insert(4, number(1e6 * result.cpu_seconds / workload.operations))
+        widths = [max(len(row[i]) for row in [heads, *cells]) for i in range(len(heads))]
+        lines += [f"**{title}**", ""]
+        for row in [heads, ["-" * width for width in widths], *cells]:
+            lines.append(
+                "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def memory(result: Result) -> str:
+    """Peak memory above the start; only the transformer is big enough for it to mean something."""
+    if result.workload != "gpt" or result.peak_bytes_above_start is None:
+        return "-"
+    return f"{result.peak_bytes_above_start / 2**20:.0f}"
+
+
+def verdicts(results: Sequence[Result]) -> list[tuple[bool, str]]:
+    """Each target against each setting of OPENBLAS_CORETYPE; a target that could not be measured fails."""
+    found: list[tuple[bool, str]] = []
+    for target in TARGETS:
+        rows = [r for r in results if r.workload == target.workload and r.peer == "minigrad"]
+        text = f"{target.workload} {target.quantity} ≤ {target.limit} × {target.over}"
+        if not rows:
+            found.append((False, f"{text}: not measured"))
+        for row in rows:
+            value = ratio(target, row, results)
+            passed = value is not None and value <= target.limit
+            found.append((passed, f"{text}: {number(value)} with OPENBLAS_CORETYPE {setting(row)}"))
+    return found
+
+
+def ratio(target: Target, row: Result, results: Sequence[Result]) -> float | None:
+    """minigrad's figure over the other peer's."""
+    if target.quantity == "cpu":
+        return row.ratio_to_floor if target.over == "floor" else row.ratio_to_torch
+    others = [r for r in results if r.workload == target.workload and r.peer == target.over]
+    bytes_other = others[0].peak_bytes_above_start if others else None
+    if row.peak_bytes_above_start is None or not bytes_other:
+        return None
+    return row.peak_bytes_above_start / bytes_other
+
+
+def save(name: str, results: Sequence[Result], loads: tuple[float | None, float | None]) -> list[Path]:
+    """Write `results/NAME.json` and `results/NAME.md`."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = {**machine(), "load at start": loads[0], "load at end": loads[1]}
+    peers = {result.peer: result.description for result in results}
+    rows = [
+        {**asdict(result), "cpu_seconds": result.cpu_seconds, "wall_seconds": result.wall_seconds}
+        for result in results
+    ]
+    data = {"machine": facts, "peers": peers, "results": rows}
+    text = ["# Benchmarks", ""]
+    text += [f"- {key}: {value}" for key, value in facts.items()]
+    text += ["- one thread each, pinned to one core; median over rounds", ""]
+    text += [f"- {peer}: {description}" for peer, description in peers.items()]
+    text += ["", table(results)]
+    written = []
+    for suffix, content in (
+        (".json", json.dumps(data, indent=1, ensure_ascii=False)),
+        (".md", "\n".join(text)),
+    ):
+        path = RESULTS / (name + suffix)
+        aside = path.with_name(path.name + ".part")
+        aside.write_text(content.rstrip() + "\n", encoding="utf-8")
+        os.replace(aside, path)
+        written.append(path)
+    return written

@@ -1,0 +1,108 @@
+"""Lending arrays to a communicator: as flat host memory where the array lives in host memory, staged where it does not.
+
+An array on a device is first made ready (its stream is synchronised: the device may still be writing it), copied to
+pinned host memory, communicated from there, and copied back. `import cupy` never happens here: an array that comes
+from CuPy has imported it already.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from minigrad.dist.verbs import Array
+
+HALF_PRECISION = ("float16", "bfloat16")
+
+
+@dataclass
+class Loan:
+    """A flat buffer for the communicator; `give_back` brings what was written there home into the lender's array."""
+
+    buffer: Array
+    give_back: Callable[[], None]
+
+
+class Device(Protocol):
+    """What staging needs to know about one kind of array that does not live in host memory."""
+
+    def owns(self, array: Array) -> bool:
+        """Whether `array` is of this kind."""
+
+    def synchronize(self, array: Array) -> None:
+        """Wait until everything queued for `array` is done."""
+
+    def host_buffer(self, array: Array) -> np.ndarray:
+        """Uninitialised host memory for `array`: flat, same dtype, pinned where the device can copy faster then."""
+
+    def to_host(self, array: Array, buffer: np.ndarray) -> None:
+        """Copy `array` into `buffer`, and return when it is there."""
+
+    def to_device(self, buffer: np.ndarray, array: Array) -> None:
+        """Copy `buffer` into `array`, and return when `buffer` may be used again."""
+
+
+class CuPyDevice:
+    """CuPy arrays on their current stream."""
+
+    def owns(self, array: Array) -> bool:
+        return type(array).__module__.partition(".")[0] == "cupy"
+
+    def synchronize(self, array: Array) -> None:
+        cupy = sys.modules["cupy"]
+        with array.device:
+            cupy.cuda.get_current_stream().synchronize()
+
+    def host_buffer(self, array: Array) -> np.ndarray:
+        import cupyx  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        buffer: np.ndarray = cupyx.empty_pinned((array.size,), array.dtype)
+        return buffer
+
+    def to_host(self, array: Array, buffer: np.ndarray) -> None:
+        with array.device:
+            array.reshape(-1).get(out=buffer)
+        self.synchronize(array)
+
+    def to_device(self, buffer: np.ndarray, array: Array) -> None:
+        with array.device:
+            array.reshape(-1).set(buffer)
+        self.synchronize(array)
+
+
+DEVICES: list[Device] = [CuPyDevice()]
+
+
+def _nothing() -> None:
+    """What there is to give back when the communicator worked on the array itself."""
+
+
+def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan:
+    """Lend a contiguous array to a communicator that reads it, writes it, or both.
+
+    Host arrays are lent as flat views of themselves. Device arrays are staged, unless `direct` says that the
+    communicator takes device memory: then only their stream is synchronised.
+    """
+    device = next((device for device in DEVICES if device.owns(array)), None)
+    if device is None:
+        return Loan(array.reshape(-1), _nothing)
+    device.synchronize(array)
+    if direct:
+        return Loan(array.reshape(-1), _nothing)
+    buffer = device.host_buffer(array)
+    if read:
+        device.to_host(array, buffer)
+    return Loan(buffer, (lambda: device.to_device(buffer, array)) if write else _nothing)
+
+
+def widen(loan: Loan, *, write: bool) -> Loan:
+    """A float32 copy of a loan in half precision, so that sums over many ranks neither overflow nor lose their tail."""
+    wide = loan.buffer.astype(np.float32)
+
+    def give_back() -> None:
+        loan.buffer[...] = wide
+        loan.give_back()
+
+    return Loan(wide, give_back if write else _nothing)

@@ -1,0 +1,128 @@
+"""What each collective means, in plain NumPy: given the buffers of *all* ranks, what ends up where.
+
+Ranks that share one process (threads, or one rank alone) carry their collectives out with these few lines. Everything
+that moves data between processes is tested against them. Buffers are flat here: one dimension, contiguous.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray, or what behaves like one on another device
+COMBINE: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A collective as one rank calls it. All ranks must make equal calls; only all_to_all has counts of its own."""
+
+    verb: str
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    operation: str = ""
+    root: int = -1
+    counts: tuple[int, ...] = ()
+    counts_received: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [self.operation, self.dtype, f"root {self.root}" if self.root >= 0 else ""]
+        if self.counts:
+            parts.append(f"counts {self.counts}")
+        elif self.dtype:
+            parts.append(f"shape {self.shape}")
+        return f"{self.verb}({', '.join(part for part in parts if part)})"
+
+    def fits(self, other: "Call") -> bool:
+        """Whether two ranks that make these calls mean the same collective."""
+        if self.verb == other.verb == "all_to_all":
+            return self.dtype == other.dtype
+        return self == other
+
+
+def balanced_counts(elements: int, ranks: int) -> tuple[int, ...]:
+    """Split `elements` over `ranks` as evenly as can be: the first ranks get one more."""
+    share, rest = divmod(elements, ranks)
+    return tuple(share + (rank < rest) for rank in range(ranks))
+
+
+def pieces(buffer: Array, counts: Sequence[int]) -> list[Array]:
+    """Views of a flat buffer, one after the other, of `counts[0]`, `counts[1]`, … elements."""
+    ends = np.cumsum(counts).tolist()
+    return [buffer[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def combined(operation: str, arrays: Sequence[Array]) -> Array:
+    """The elementwise sum, maximum or minimum of all arrays, taken in the order of ranks."""
+    result = arrays[0].copy()
+    for array in arrays[1:]:
+        COMBINE[operation](result, array, out=result)
+    return result
+
+
+def carry_out(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    """Carry out one collective for all ranks: `calls[r]`, `arrays[r]` and `outs[r]` are what rank r brought."""
+    MEANINGS[calls[0].verb](calls, arrays, outs)
+
+
+def _barrier(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    pass  # that all have come is all that it means
+
+
+def _broadcast(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    root = calls[0].root
+    for rank, array in enumerate(arrays):
+        if rank != root:
+            array[...] = arrays[root]
+
+
+def _reduce(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    arrays[calls[0].root][...] = combined(calls[0].operation, arrays)
+
+
+def _all_reduce(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    if len(arrays) > 1:
+        result = combined(calls[0].operation, arrays)
+        for array in arrays:
+            array[...] = result
+
+
+def _reduce_scatter(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    result = combined(calls[0].operation, arrays)
+    for out, piece in zip(outs, pieces(result, calls[0].counts), strict=True):
+        out[...] = piece
+
+
+def _all_gather(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    for out in outs:
+        for piece, array in zip(pieces(out, calls[0].counts), arrays, strict=True):
+            piece[...] = array
+
+
+def _gather(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    _all_gather(calls, arrays, [outs[calls[0].root]])
+
+
+def _scatter(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    for out, piece in zip(outs, pieces(arrays[calls[0].root], calls[0].counts), strict=True):
+        out[...] = piece
+
+
+def _all_to_all(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
+    for receiver, out in enumerate(outs):
+        for sender, place in enumerate(pieces(out, calls[receiver].counts_received)):
+            place[...] = pieces(arrays[sender], calls[sender].counts)[receiver]
+
+
+MEANINGS: dict[str, Callable[[Sequence[Call], Sequence[Array], Sequence[Array]], None]] = {
+    "barrier": _barrier,
+    "broadcast": _broadcast,
+    "reduce": _reduce,
+    "all_reduce": _all_reduce,
+    "reduce_scatter": _reduce_scatter,
+    "all_gather": _all_gather,
+    "gather": _gather,
+    "scatter": _scatter,
+    "all_to_all": _all_to_all,
+}

@@ -1,0 +1,36 @@
+"""minigrad: automatic differentiation and parallel training, from first principles.
+
+    import minigrad as mg
+    from minigrad import nn, dist
+"""
+
+from pathlib import Path
+
+if not (Path(__file__).parent / "nn" / "__init__.py").is_file():
+    # A checkout without links: nn/ and dist/ lie beside this folder.
+    __path__.append(str(Path(__file__).resolve().parent.parent))
+
+from minigrad import errors, mutation, ops
+from minigrad.backend import (
+    boolean as bool,
+)
+from minigrad.backend import (
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    keep_freed_memory,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
+from minigrad.ops import *  # noqa: F403  (the catalogue names what it hands on)
+from minigrad.tensor import Tensor, tensor
+from minigrad.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+
+__version__ = "0.1.0"

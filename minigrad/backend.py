@@ -1,0 +1,205 @@
+"""Array namespaces: the one place that knows which library holds the numbers.
+
+The engine never names an array library. It asks `namespace(array)` and gets an object whose attributes are the functions
+of the Python array API standard, plus the few that the standard lacks (`erf`, `scatter_add`, ...), for the kind of array
+in hand. NumPy is always there; CuPy arrays bring theirs in with them; other libraries join through `register`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import scipy.sparse
+import scipy.special
+
+from minigrad.errors import DeviceError, DTypeError
+
+Array = Any  # a raw array of any registered library
+
+float16, float32, float64 = numpy.dtype("float16"), numpy.dtype("float32"), numpy.dtype("float64")
+int8, int16, int32, int64 = (numpy.dtype(name) for name in ("int8", "int16", "int32", "int64"))
+uint8, uint16, uint32, uint64 = (numpy.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64"))
+boolean = numpy.dtype("bool")
+
+
+class Namespace:
+    """The functions of one array library. What a library lacks is added by a subclass; the rest is handed on.
+
+    `blocked` says whether hand-written kernels should work through a large array in pieces that stay in a
+    processor's cache (NumPy) or in one go (GPUs); `in_place` whether they can be used at all, since they write with `out=`.
+    """
+
+    name = "abstract"
+    blocked = False
+    in_place = True
+    array_type: type
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        setattr(self, name, value)  # the next read finds it without asking again
+        return value
+
+    def unindex(self, values: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
+        """Add `values` into `zeros(shape)[index]`: the transpose of reading by index, right for repeated entries too."""
+        out = self.zeros(shape, dtype=values.dtype)
+        parts = index if isinstance(index, tuple) else (index,)
+        if all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
+            out[index] = values
+        else:
+            self.add.at(out, index, values)
+        return out
+
+    def device(self, array: Array) -> str:
+        return "cpu"
+
+    def to_host(self, array: Array) -> numpy.ndarray:
+        return numpy.asarray(array)
+
+    def from_host(self, array: numpy.ndarray, *, device: str = "") -> Array:
+        return array
+
+
+class NumpyNamespace(Namespace):
+    """NumPy, with SciPy's special functions."""
+
+    name = "numpy"
+    blocked = True
+    array_type = numpy.ndarray
+
+    def __init__(self) -> None:
+        super().__init__(numpy)
+        self.erf = scipy.special.erf
+
+    def scatter_add(self, values: numpy.ndarray, indices: numpy.ndarray, rows: int) -> numpy.ndarray:
+        """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array, in order of i.
+
+        A sparse 0/1 matrix times `values`: the fastest scatter-add NumPy's world has (`numpy.add.at` is 25 times slower).
+        """
+        count = indices.size
+        indices = numpy.where(indices < 0, indices + rows, indices)
+        pick = scipy.sparse.csr_array(
+            (numpy.ones(count, values.dtype), indices, numpy.arange(count + 1)), shape=(count, rows)
+        )
+        return numpy.asarray(pick.T @ values)
+
+
+_namespaces: dict[type, Namespace] = {}
+_loaders: dict[str, Callable[[], Namespace]] = {}
+
+
+def register(namespace: Namespace) -> None:
+    """Make the engine accept arrays of `namespace.array_type`."""
+    _namespaces[namespace.array_type] = namespace
+
+
+register(NumpyNamespace())
+host: Namespace = _namespaces[numpy.ndarray]
+
+
+def gpu() -> Namespace:
+    """Return the CuPy namespace, importing CuPy on first use. Raises DeviceError where there is no usable GPU."""
+    if "gpu" not in _devices:
+        _devices["gpu"] = importlib.import_module("minigrad.backend_cupy").load()
+        register(_devices["gpu"])
+    return _devices["gpu"]
+
+
+_devices: dict[str, Namespace] = {"cpu": host}
+
+
+def namespace(array: Array) -> Namespace:
+    """Return the namespace of an array. Raises DTypeError for what is no array of a registered library."""
+    found = _namespaces.get(type(array))
+    if found is not None:
+        return found
+    for kind in type(array).__mro__:
+        if kind in _namespaces:
+            return _namespaces[kind]
+    if type(array).__module__.partition(".")[0] == "cupy":
+        return gpu()
+    raise DTypeError(
+        f"expected an array that minigrad knows, got {type(array).__name__}; "
+        "make a tensor of it with mg.tensor(...) first"
+    )
+
+
+def of_device(device: str) -> Namespace:
+    """Return the namespace that makes arrays on `device`: "cpu", "gpu" or "gpu:3"."""
+    kind = device.partition(":")[0]
+    if kind == "gpu":
+        return gpu()
+    if kind in _devices:
+        return _devices[kind]
+    raise DeviceError(f'unknown device {device!r}; expected "cpu", "gpu" or "gpu:N"')
+
+
+def asarray(data: Any, *, dtype: Any = None, device: str | None = None) -> Array:
+    """Make a raw array of `data` (numbers, nested lists, any array), on `device` or where the data is now."""
+    kind = type(data)
+    if kind not in _namespaces and kind.__module__.partition(".")[0] != "cupy":
+        data = numpy.asarray(data)
+        if data.dtype.kind not in "fiubV" or (data.dtype.kind == "V" and data.dtype.name != "bfloat16"):
+            raise DTypeError(f"expected real numbers or booleans, got data of type {data.dtype}")
+        if not data.dtype.isnative:
+            data = data.astype(data.dtype.newbyteorder("="))
+    source = namespace(data)
+    target = source if device is None else of_device(device)
+    if target is not source or (device is not None and source.device(data) != device and ":" in device):
+        data = target.from_host(source.to_host(data), device=device or "")
+    return data if dtype is None else target.asarray(data, dtype=numpy.dtype(dtype))
+
+
+def mixed(*arrays: Array) -> DeviceError:
+    """The error for arrays of different libraries in one operation."""
+    places = " and ".join(dict.fromkeys(namespace(array).device(array) for array in arrays))
+    return DeviceError(f"one operation got arrays on {places}; move them together first, as in x.to('cpu')")
+
+
+_constants: dict[tuple[float, numpy.dtype], numpy.ndarray] = {}
+
+
+def constant(value: float, like: Array) -> Array:
+    """A 0-d array of a Python number, in the dtype it takes beside the array `like` (NEP 50's weak promotion).
+
+    NumPy computes with a 0-d array twice as fast as with a Python float, so the usual ones are kept. Never 0.0, which
+    hashes like -0.0.
+    """
+    dtype = like.dtype
+    if type(like) is not numpy.ndarray:
+        return value  # the library has its own way with scalars
+    if type(value) is float and dtype.kind == "f" and value != 0.0:
+        key = (value, dtype)
+        found = _constants.get(key)
+        if found is None:
+            found = numpy.asarray(value, dtype)
+            found.flags.writeable = False
+            if len(_constants) < 1024:
+                _constants[key] = found
+        return found
+    return numpy.asarray(value, numpy.result_type(dtype, value))
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep freed memory for the next array instead of returning it to the system.
+
+    A training step frees and allocates the same megabytes again and again; by default glibc gives large blocks back, and
+    the page faults of getting them anew cost up to a fifth of a step. Peak memory stays the same, but the process does
+    not shrink between steps. The command line calls this; a library must leave it to the program. Returns whether the
+    setting took (glibc only).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+    return mallopt(mmap_threshold, 1 << 30) == 1 and mallopt(trim_threshold, (1 << 31) - 1) == 1

@@ -1,0 +1,92 @@
+"""The command `minigrad`: finds the subcommand, runs it, turns errors into one line and an exit code.
+
+Each subcommand is a module of this package with two functions: `add_parser(subparsers)`, light on imports,
+and `main(args) -> int`, which imports what it needs. Exit codes: 0 done; 1 it failed; 2 wrong usage;
+130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import minigrad
+from minigrad.errors import MinigradError, UsageError
+
+COMMANDS = ("train", "sample", "run", "doctor")
+
+DESCRIPTION = "Train transformers, on one rank or many, with an engine small enough to read."
+
+EXAMPLES = """\
+examples:
+  minigrad doctor                        what is installed, what works, how to mend the rest
+  minigrad train --ranks 4               train a GPT on four MPI ranks, on text that every machine has
+  minigrad train --ranks 4 --threads     the same with ranks as threads: nothing to install
+  minigrad sample DIR --prompt "def "    let the trained model write on
+  minigrad run -n 2 my_script.py         run any script of yours on two MPI ranks
+
+`minigrad COMMAND --help` explains each command. `python -m minigrad` is the same as `minigrad`.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that refuses in one line and says where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` explains)\n")
+
+
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Build the parser with the given subcommands; each one's module is imported here."""
+    parser = Parser(
+        prog="minigrad",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"minigrad {minigrad.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    for name in commands:
+        importlib.import_module(f"minigrad.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line with `arguments` (default: those of the process) and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Only the command that is asked for is imported, so that `doctor` runs where another command cannot.
+    named = words[:1] if words and words[0] in COMMANDS else COMMANDS
+    args = build_parser(named).parse_args(words)
+    try:
+        return run_command(args)
+    except UsageError as error:
+        return end_every_rank(2, f"minigrad {args.command}: {error}")
+    except MinigradError as error:
+        return end_every_rank(1, f"minigrad {args.command}: {error}")
+    except KeyboardInterrupt:
+        return end_every_rank(130, f"minigrad {args.command}: interrupted")
+    except BrokenPipeError:  # the reader of our output, such as `head`, has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Run the subcommand that `args` names, with freed memory kept for reuse (docs of `minigrad.backend`)."""
+    from minigrad.backend import keep_freed_memory
+
+    keep_freed_memory()
+    code: int = importlib.import_module(f"minigrad.cli.{args.command}").main(args)
+    return code
+
+
+def end_every_rank(code: int, line: str) -> int:
+    """Print `line` on stderr and return `code`; under MPI also end the ranks that may wait for this one."""
+    print(line, file=sys.stderr, flush=True)
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+        sys.stdout.flush()
+        mpi.COMM_WORLD.Abort(code)
+    return code

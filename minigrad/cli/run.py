@@ -1,0 +1,57 @@
+"""`minigrad run`: any script on any number of MPI ranks."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from minigrad.errors import UsageError
+
+EXAMPLES = """\
+examples:
+  minigrad run -n 4 train_digits.py --epochs 3     four ranks; what follows the script is the script's own
+  minigrad run train_digits.py                     one rank, without MPI
+
+The script asks `minigrad.dist.world()` who it is. The command that starts it is printed, so that you can
+type it yourself; what some MPI libraries need (as root, or with more ranks than cores) is set for you.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `run` to the command line."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run any script on P ranks",
+        description="Run a Python script on P MPI ranks of this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-n", "--ranks", type=int, default=1, metavar="P", help="how many ranks (default: 1)")
+    parser.add_argument("--threads", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("script", help="the Python file to run")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to the script as they are")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the script and return its exit code.
+
+    Raises UsageError when there is no such script, no such number of ranks, or no MPI to start them.
+    """
+    if args.threads:
+        raise UsageError(
+            "a script cannot be split into thread ranks from outside; "
+            "call dist.spawn(main, ranks=4) in it and run it with `python`, or drop --threads to use MPI"
+        )
+    if args.ranks < 1:
+        raise UsageError(f"{args.ranks} ranks were asked for; give -n a number of at least 1")
+    if not Path(args.script).is_file():
+        raise UsageError(f"there is no file {args.script!r}; give the path of a Python script")
+    command = [sys.executable, args.script, *args.arguments]
+    if args.ranks == 1:
+        return subprocess.run(command, check=False).returncode
+
+    from minigrad.dist.launch import run_under_mpirun
+
+    return run_under_mpirun(command, ranks=args.ranks)

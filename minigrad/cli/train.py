@@ -1,0 +1,215 @@
+"""`minigrad train`: check everything, start the ranks, train a GPT on real text."""
+
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigrad.cli.settings import DEVICES, DTYPES, Settings, option, resumed_settings, settings_from_json
+from minigrad.errors import UsageError
+
+if TYPE_CHECKING:
+    from minigrad.cli.training_run import Plan
+
+DESCRIPTION = """\
+Train a GPT on text, byte by byte, on one rank or many. Without --text it learns the source text of the Python
+standard library, which every machine has.
+
+The ranks share each batch and add up their gradients (data parallelism), so the loss of every step is the
+same at any number of ranks; try --ranks 1 and --ranks 4 and compare metrics.jsonl.
+"""
+
+EXAMPLES = """\
+examples:
+  minigrad train --ranks 4                          four processes, started with the mpirun line that is
+  printed minigrad train --ranks 4 --threads                four ranks as threads: no MPI needed, one runs at
+  a time mpirun -n 4 minigrad train                        the same as the first, started by hand
+  minigrad train --text *.txt --steps 2000          your own text, for longer
+  minigrad train --resume runs/mine --ranks 2       go on after Ctrl-C, also on another number of ranks
+
+The run folder holds config.json, metrics.jsonl (one JSON object a step), checkpoints/, and at the end
+loss.svg and report.json. The loss is in nats per byte; three baselines show what it means: knowing nothing
+(ln 256 = 5.55), knowing how frequent each byte is, and knowing which byte tends to follow which.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `train` to the command line."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a GPT on text, on one rank or many",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_launch_options(parser.add_argument_group("who computes"))
+    model = parser.add_argument_group("the model")
+    _add(model, "layers", int, "transformer blocks, one after the other")
+    _add(model, "width", int, "numbers that describe each position (the embedding's size)")
+    _add(model, "heads", int, "attention heads a block; they must divide the width")
+    _add(model, "context", int, "bytes the model sees at once; also the length of a sequence")
+    _add(model, "dropout", float, "share of activations set to zero while training")
+    _add(model, "dtype", str, "float64 is slower, and lets you see losses agree to 1e-10", choices=DTYPES)
+    training = parser.add_argument_group("the training")
+    training.add_argument(
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        help="text files to learn, any encoding (default: the standard library)",
+    )
+    _add(training, "steps", int, "updates of the parameters")
+    _add(training, "batch", int, "sequences a step, over all ranks together; at least one each")
+    _add(
+        training,
+        "learning_rate",
+        float,
+        "its peak: it rises over a tenth of the steps, then falls as a cosine",
+    )
+    _add(training, "seed", int, "the same seed gives the same run")
+    folder = parser.add_argument_group("the run folder")
+    folder.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: runs/DATE_TIME); must not exist"
+    )
+    folder.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with this run, with its own settings, from its last checkpoint",
+    )
+    _add(folder, "save_every", int, "steps between checkpoints")
+    _add(folder, "evaluate_every", int, "steps between validations")
+
+
+def _add_launch_options(group: Any) -> None:
+    group.add_argument(
+        "--ranks", type=int, metavar="N", help="ranks that share the work, started with mpirun (default: 1)"
+    )
+    group.add_argument(
+        "--threads", action="store_true", help="make the ranks threads of this process: needs no MPI"
+    )
+    _add(group, "device", str, "gpu: local rank r computes on GPU r mod (GPUs of its host)", choices=DEVICES)
+
+
+def _add(group: Any, name: str, kind: type, text: str, choices: tuple[str, ...] | None = None) -> None:
+    """Add the option of a setting. Its default is None, so that --resume can tell what was really given."""
+    default = getattr(Settings(), name)
+    metavar = None if choices else name.split("_")[-1][0].upper()
+    group.add_argument(
+        option(name), type=kind, choices=choices, metavar=metavar, help=f"{text} (default: {default})"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train as `args` say and return the exit code. Raises UsageError for what can be refused beforehand."""
+    from minigrad import dist
+    from minigrad.cli.agreement import agreed
+    from minigrad.cli.training_run import train_on_rank
+
+    if under_mpirun():
+        world = dist.world()
+        try:
+            plan = agreed(world, lambda: make_plan(args, ranks=_checked_size(args, world.size)))
+            return train_on_rank(world, plan)
+        except UsageError:  # the same on all ranks: rank 0 says it for all
+            if world.rank == 0:
+                raise
+            return 2
+    ranks = 1 if args.ranks is None else args.ranks
+    plan = make_plan(args, ranks=ranks)
+    _choose_progress()
+    if ranks == 1:
+        return train_on_rank(dist.world(), plan)
+    if args.threads:
+        return max(dist.spawn(lambda: train_on_rank(dist.world(), plan), ranks=ranks))
+    return _launch(args, plan, ranks)
+
+
+def make_plan(args: argparse.Namespace, *, ranks: int) -> "Plan":
+    """Check all that can be known before the start. Raises UsageError; nothing has been written then."""
+    from minigrad.cli.run_folder import RunFolder, check_out_is_free
+    from minigrad.cli.trainer import gpu_count
+    from minigrad.cli.training_run import Plan
+    from minigrad.nn.text import standard_library_text, text_from_files
+
+    given = given_settings(args)
+    checkpoint, recorded_hash = None, None
+    if args.resume is None:
+        settings = Settings(**given)
+    else:
+        folder = RunFolder.open(args.resume)
+        config = folder.config()
+        checkpoint = folder.newest()
+        recorded = settings_from_json(config.get("settings", {}))
+        settings = resumed_settings(recorded, given, step=checkpoint.step)
+        recorded_hash = config.get("text", {}).get("sha256")
+    settings.check(ranks=ranks)
+    if settings.device == "gpu":
+        gpu_count()
+    if args.out is not None:
+        check_out_is_free(args.out)
+    text = standard_library_text() if settings.text is None else text_from_files(settings.text)
+    text.check_context(settings.context)
+    if args.resume is not None and text.sha256 != recorded_hash:
+        raise UsageError(
+            f"{args.resume} was trained on another text than {text.name} is now (their hashes differ); "
+            "bring back that text (or that Python, for its standard library), or start a new run"
+        )
+    out = args.out or args.resume or default_folder()
+    return Plan(settings=settings, text=text, out=out, resume=args.resume, checkpoint=checkpoint)
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings named on the command line; files by their absolute paths, so that a resume finds them."""
+    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    if given["text"] is not None:
+        given["text"] = tuple(os.path.abspath(path) for path in given["text"])
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def default_folder() -> Path:
+    """A folder below runs/ named by the time, that does not exist yet."""
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    candidates = (Path("runs", name + suffix) for suffix in ["", *(f"_{count}" for count in range(2, 1000))])
+    return next(path for path in candidates if not path.exists())
+
+
+def _launch(args: argparse.Namespace, plan: "Plan", ranks: int) -> int:
+    from minigrad.dist.launch import run_under_mpirun
+
+    words = []
+    for name, value in given_settings(args).items():
+        words += [option(name), *(value if isinstance(value, tuple) else [str(value)])]
+    words += ["--resume", str(args.resume)] if args.resume is not None else []
+    words += ["--out", str(plan.out)] if plan.out != args.resume else []
+    return run_under_mpirun([sys.executable, "-m", "minigrad", "train", *words], ranks=ranks)
+
+
+def under_mpirun() -> bool:
+    """Whether an MPI launcher started this process."""
+    return any(name in os.environ for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"))
+
+
+def _checked_size(args: argparse.Namespace, size: int) -> int:
+    """The number of ranks that mpirun started, if the options agree with it. Raises UsageError if not."""
+    if args.threads:
+        raise UsageError(
+            "--threads makes ranks of one process, but mpirun started several; leave one of them out"
+        )
+    if args.ranks not in (None, size):
+        raise UsageError(
+            f"--ranks is {args.ranks}, but mpirun started {size} ranks; leave --ranks out under mpirun"
+        )
+    return size
+
+
+def _choose_progress() -> None:
+    """Find out whether there is a terminal, while this process can, and tell the ranks."""
+    terminal = sys.stdout.isatty()
+    os.environ.setdefault("MINIGRAD_PROGRESS", "bar" if terminal else "line")
+    if terminal:
+        os.environ.setdefault("COLUMNS", str(shutil.get_terminal_size().columns))

@@ -1,0 +1,105 @@
+"""Fused operations: a readable composition, plus a hand-derived fast path that is held to it.
+
+The composition is the definition. Forward mode, second derivatives and arrays that cannot be written in place use it as it
+stands. Training takes the fast path: one node, few passes over memory, and nothing saved but the inputs and
+small statistics. There the lifted reading runs the composition again from the saved inputs; it costs one more forward pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
+
+from minigrad import backend
+from minigrad.graph import Dual, Node, state
+from minigrad.operation import Operation, _dressed
+from minigrad.tensor import Tensor
+
+P = ParamSpec("P")
+
+
+class Fused(Operation):
+    """An operation with a fast path over the composition that defines it. Inputs may be None where it allows that."""
+
+    def __init__(self, composition: Callable[..., Any], forward: Callable[..., Any], pull: Callable[..., Any]) -> None:
+        def signature_carrier(xp: Any, /, *inputs: Any) -> Any: ...
+
+        signature = inspect.signature(composition)
+        signature_carrier.__name__ = composition.__name__
+        signature_carrier.__doc__ = composition.__doc__
+        signature_carrier.__module__ = composition.__module__
+        first = inspect.Parameter("xp", inspect.Parameter.POSITIONAL_ONLY)
+        signature_carrier.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[first, *signature.parameters.values()]
+        )
+        super().__init__(signature_carrier, {})
+        self.carrier = signature_carrier
+        self.rules = None
+        self.composition, self.fast_forward, self.fast_pull = composition, forward, pull
+
+    def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
+        parameters = {**self.defaults, **parameters}
+        nodes = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
+        arrays = tuple([x.data if isinstance(x, Tensor) else None if x is None else backend.asarray(x) for x in inputs])
+        xp = backend.namespace(arrays[0])
+        if not (state.fused and xp.in_place) or (state.streaming and any(type(node) is Dual for node in nodes)):
+            return self.composition(*inputs, **parameters)
+        try:
+            out, kept = self.fast_forward(xp, *arrays, **parameters)
+        except (ValueError, TypeError, IndexError) as error:
+            raise self.explain(error, arrays) from error
+        if not state.recording or not any(node is not None for node in nodes):
+            return Tensor.of(out)
+        return Tensor.of(out, Node(self, nodes, (arrays, kept), parameters, out.shape, out.dtype))
+
+    def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
+        arrays, kept = node.saved
+        if not lifted:
+            return self.fast_pull(xp, v, needs, arrays, kept, **node.parameters)
+        from minigrad.transforms import vjp
+
+        chosen = [i for i, need in enumerate(needs) if need]
+        _, transposed = vjp(self._partial(node, chosen), *(Tensor.of(arrays[i], node.inputs[i]) for i in chosen))
+        cotangents = dict(zip(chosen, transposed(v), strict=True))
+        return [cotangents.get(i) for i in range(len(needs))]
+
+    def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
+        from minigrad.transforms import jvp
+
+        arrays, _ = node.saved
+        chosen = [i for i, t in enumerate(tangents) if t is not None]
+        points = tuple(Tensor.of(arrays[i], node.inputs[i] if lifted else None) for i in chosen)
+        moved = tuple(t if isinstance(t, Tensor) else Tensor.of(t) for t in (tangents[i] for i in chosen))
+        tangent = jvp(self._partial(node, chosen), points, moved)[1]
+        return tangent if lifted else tangent.data
+
+    def _partial(self, node: Node, chosen: list[int]) -> Callable[..., Any]:
+        """The composition as a function of the chosen inputs, the others fixed at what the node saved."""
+        arrays = node.saved[0]
+
+        def of_chosen(*values: Tensor) -> Any:
+            inputs = [None if a is None else Tensor.of(a, edge) for a, edge in zip(arrays, node.inputs, strict=True)]
+            for i, value in zip(chosen, values, strict=True):
+                inputs[i] = value
+            return self.composition(*inputs, **node.parameters)
+
+        return of_chosen
+
+
+def fused(*, forward: Callable[..., Any], pull: Callable[..., Any]) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Give a composition a fast path.
+
+    `forward(xp, *arrays, **parameters)` returns the result and what `pull(xp, v, needs, arrays, kept, **parameters)` wants
+    kept; `pull` returns a cotangent for each input, None where `needs` is false.
+    """
+
+    def declare(composition: Callable[P, Any]) -> Callable[P, Any]:
+        operation = Fused(composition, forward, pull)
+
+        def public(*inputs: Any, **parameters: Any) -> Any:
+            return operation(*inputs, **parameters)
+
+        return _dressed(public, operation)
+
+    return declare

@@ -1,0 +1,131 @@
+"""The graph: one node for every operation that ran, and the state of the thread that ran it.
+
+A `Tensor` is only a handle (an array and the node that made it). The node knows where it came from and what its derivative
+rule needs, and not its own result, so an intermediate array lives exactly as long as somebody needs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from minigrad.backend import Array
+
+if TYPE_CHECKING:
+    from minigrad.operation import Operation
+    from minigrad.tensor import Tensor
+
+next_number = itertools.count(1).__next__
+"""Creation numbers. Taking one is a single atomic step, so threads share the counter; every node is newer than its inputs."""
+
+
+class State(threading.local):
+    """What belongs to one thread, because ranks may be threads."""
+
+    recording = True  # grad mode: operations leave nodes behind
+    streaming = False  # an outermost forward derivative runs: dual numbers exist
+    ordinary = True  # recording and not streaming: the one test on the fast path
+    fused = True  # fused operations take their fast paths
+    default_dtype = "float32"
+
+
+state = State()
+
+
+@contextmanager
+def mode(*, recording: bool | None = None, streaming: bool | None = None) -> Iterator[None]:
+    """Set the grad mode of this thread for the length of a `with` block."""
+    before = (state.recording, state.streaming, state.ordinary)
+    state.recording = state.recording if recording is None else recording
+    state.streaming = state.streaming if streaming is None else streaming
+    state.ordinary = state.recording and not state.streaming
+    try:
+        yield
+    finally:
+        state.recording, state.streaming, state.ordinary = before
+
+
+def no_grad() -> Any:
+    """Return a context (or decorator) in which operations record nothing: `with mg.no_grad(): ...`."""
+    return mode(recording=False)
+
+
+def enable_grad() -> Any:
+    """Return a context in which operations record again, inside a `no_grad` block."""
+    return mode(recording=True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations of this thread record nodes."""
+    return state.recording
+
+
+@contextmanager
+def fused_operations(enabled: bool) -> Iterator[None]:
+    """Choose whether fused operations take their fast path or run the composition that defines them."""
+    before, state.fused = state.fused, enabled
+    try:
+        yield
+    finally:
+        state.fused = before
+
+
+class Node:
+    """One recorded operation.
+
+    `inputs` holds the node of each input (None for constants), `saved` what the derivative rules asked for, `shape` and
+    `dtype` those of the result, `number` the place in the order of creation.
+    """
+
+    __slots__ = ("dtype", "inputs", "number", "operation", "parameters", "saved", "shape")
+
+    def __init__(
+        self,
+        operation: Operation | None,
+        inputs: tuple[Node | None, ...],
+        saved: Any,
+        parameters: dict[str, Any],
+        shape: tuple[int, ...],
+        dtype: Any,
+    ) -> None:
+        self.operation = operation
+        self.inputs = inputs
+        self.saved = saved
+        self.parameters = parameters
+        self.shape = shape
+        self.dtype = dtype
+        self.number = next_number()
+
+    def __repr__(self) -> str:
+        name = self.operation.name if self.operation is not None else type(self).__name__.lower()
+        return f"<node {self.number}: {name} {self.shape} {self.dtype}>"
+
+
+class Leaf(Node):
+    """Where a graph begins: a tensor with `requires_grad`. Gradients end up here.
+
+    With a `buffer` (a raw array of the leaf's shape) gradients are written there, so that many can lie in one flat array.
+    Hooks run as soon as the gradient is final within a backward walk.
+    """
+
+    __slots__ = ("buffer", "filled", "gradient", "hooks")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        super().__init__(None, (), (), {}, shape, dtype)
+        self.gradient: Tensor | None = None
+        self.buffer: Array | None = None
+        self.filled = False
+        self.hooks: list[Callable[[], None]] = []
+
+
+class Dual(Node):
+    """Where a streamed forward derivative is now: the tangent of one tensor, and no history."""
+
+    __slots__ = ("tangent",)
+
+    def __init__(self, tangent: Array) -> None:
+        super().__init__(None, (), (), {}, tangent.shape, tangent.dtype)
+        self.tangent = tangent

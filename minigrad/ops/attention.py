@@ -1,0 +1,187 @@
+"""Scaled dot-product attention, fused.
+
+Paper: Vaswani et al. 2017, Attention Is All You Need, §3.2.1: softmax(Q Kᵀ / √d) V.
+
+The kernel holds the scores transposed, Sᵀ = K (Q/√d)ᵀ, so that maximum and sum over keys run across rows, which vectorises, and
+it never normalises the (keys x queries) array: with E = e^(S - max) and l = Σ E, the output is (E V)/l. Where blocking pays it
+takes one element of the batch at a time: its scores stay in the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigrad.backend import Array, namespace
+from minigrad.errors import ShapeError
+from minigrad.fused import fused
+from minigrad.ops.elementwise import where
+from minigrad.ops.linalg import matmul
+from minigrad.ops.reductions import softmax
+from minigrad.ops.shape import matrix_transpose, permute_dims, reshape
+from minigrad.tensor import Tensor
+
+KEEP_SCORES_UP_TO = 256
+"""Keys up to which the exponentials are kept for the backward pass; beyond, they are computed again (memory linear in time)."""
+
+
+def _elements(xp: Any, batch: int) -> list[Any]:
+    return [slice(i, i + 1) for i in range(batch)] if xp.blocked else [slice(None)]
+
+
+def hidden(xp: Any, queries: int, keys: int) -> Array:
+    """A (keys, queries) array that is true where a causal query may not look: keys after its own place, ends aligned."""
+    return xp.arange(keys)[:, None] > xp.arange(queries)[None, :] + (keys - queries)
+
+
+def _exponentials(xp: Any, q: Any, k: Any, scale: float, mask: Any, top: Any = None) -> tuple[Any, Any]:
+    """E = e^(S - max) transposed to (..., keys, queries), and the maxima (..., 1, queries)."""
+    scores = xp.matmul(k, xp.matrix_transpose(q * scale))
+    if mask is not None:
+        scores += mask
+    if top is None:
+        top = xp.max(scores, axis=-2, keepdims=True)
+    scores -= top
+    return xp.exp(scores, out=scores), top
+
+
+def attend(xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float) -> tuple[Any, Any, Any]:
+    """Write attention of q, k, v (batch, heads, time, width; any strides) into `out`; return what `pull_back` needs."""
+    batch, heads, queries, _ = q.shape
+    keys = k.shape[-2]
+    mask = xp.where(hidden(xp, queries, keys), -math.inf, 0.0).astype(q.dtype) if causal else None
+    keep = keys <= KEEP_SCORES_UP_TO
+    exponentials = xp.empty((batch, heads, keys, queries), dtype=q.dtype) if keep else None
+    tops = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
+    totals = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
+    ones = xp.ones((1, keys), dtype=q.dtype)
+    for i in _elements(xp, batch):
+        e, tops[i] = _exponentials(xp, q[i], k[i], scale, mask)
+        if exponentials is not None:
+            exponentials[i] = e
+        xp.matmul(ones, e, out=totals[i])
+        xp.matmul(xp.matrix_transpose(e), v[i], out=out[i])
+        out[i] /= xp.matrix_transpose(totals[i])
+    return exponentials, tops, totals
+
+
+def pull_back(
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, kept: Any, grads: tuple[Any, Any, Any], causal: bool, scale: float
+) -> None:
+    """Write the cotangents of q, k, v into `grads`, from the cotangent `g` of the output."""
+    exponentials, tops, totals = kept
+    dq, dk, dv = grads
+    queries, keys = q.shape[-2], k.shape[-2]
+    mask = xp.where(hidden(xp, queries, keys), -math.inf, 0.0).astype(q.dtype) if causal else None
+    for i in _elements(xp, q.shape[0]):
+        e = exponentials[i] if exponentials is not None else _exponentials(xp, q[i], k[i], scale, mask, tops[i])[0]
+        weighted = g[i] / xp.matrix_transpose(totals[i])
+        shift = xp.vecdot(weighted, out[i])[..., None, :]
+        xp.matmul(e, weighted, out=dv[i])
+        ds = xp.matmul(v[i], xp.matrix_transpose(weighted))
+        ds -= shift
+        ds *= e
+        xp.matmul(xp.matrix_transpose(ds), k[i], out=dq[i])
+        xp.matmul(ds, q[i], out=dk[i])
+        dq[i] *= scale
+        dk[i] *= scale
+
+
+# ----- Separate queries, keys and values ---------------------------------------------------------------------------------
+
+
+def _forward(xp: Any, q: Any, k: Any, v: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
+    out = xp.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
+    return out, (out, attend(xp, q, k, v, out, causal, scale))
+
+
+def _pull(xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, causal: bool, scale: float) -> Any:
+    grads = tuple(xp.empty(a.shape, dtype=a.dtype) for a in arrays)
+    pull_back(xp, g, *arrays, kept[0], kept[1], grads, causal, scale)
+    return grads
+
+
+@fused(forward=_forward, pull=_pull)
+def _attention(q: Any, k: Any, v: Any, /, *, causal: bool, scale: float) -> Tensor:
+    scores = matmul(q * scale, matrix_transpose(k))  # (..., queries, keys)
+    if causal:
+        xp = namespace(scores.data)
+        scores = where(xp.matrix_transpose(hidden(xp, q.shape[-2], k.shape[-2])), -math.inf, scores)
+    return matmul(softmax(scores), v)
+
+
+def scaled_dot_product_attention(
+    query: Any, key: Any, value: Any, *, is_causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """softmax(Q Kᵀ · scale) V, with scale 1/√width unless given.
+
+    Shapes: query (..., queries, width), key (..., keys, width), value (..., keys, width of values). With `is_causal`, query i
+    sees the keys up to its own place, the ends of both aligned (so that one new query sees a whole cache).
+    Raises ShapeError where they do not fit.
+    """
+    if query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1] or query.shape[:-2] != key.shape[:-2]:
+        raise ShapeError(
+            f"attention: query {query.shape}, key {key.shape}, value {value.shape} do not fit; expected "
+            "(..., queries, d), (..., keys, d), (..., keys, e)"
+        )
+    if is_causal and query.shape[-2] > key.shape[-2]:
+        raise ShapeError(f"attention: {query.shape[-2]} causal queries cannot be the last of {key.shape[-2]} keys")
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    lead = query.shape[:-2]
+    if len(lead) == 2:
+        return _attention(query, key, value, causal=is_causal, scale=scale)
+    flat = [reshape(a, (1, math.prod(lead), *a.shape[-2:])) for a in (query, key, value)]
+    out = _attention(*flat, causal=is_causal, scale=scale)
+    return reshape(out, (*lead, *out.shape[-2:]))
+
+
+# ----- Queries, keys and values side by side in one array -----------------------------------------------------------------
+
+
+def _views(xp: Any, packed: Any, heads: int) -> tuple[Any, Any, Any]:
+    """(batch, time, 3·width) as three views (batch, heads, time, width of a head)."""
+    batch, time, width = packed.shape
+    five = packed.reshape(batch, time, 3, heads, width // (3 * heads))
+    return tuple(xp.permute_dims(five[:, :, i], (0, 2, 1, 3)) for i in range(3))  # type: ignore[return-value]
+
+
+def _heads(xp: Any, joined: Any, heads: int) -> Any:
+    batch, time, width = joined.shape
+    return xp.permute_dims(joined.reshape(batch, time, heads, width // heads), (0, 2, 1, 3))
+
+
+def _packed_forward(xp: Any, packed: Any, *, heads: int, causal: bool) -> tuple[Any, Any]:
+    batch, time, width = packed.shape
+    out = xp.empty((batch, time, width // 3), dtype=packed.dtype)
+    scale = 1.0 / math.sqrt(width // (3 * heads))
+    return out, (out, attend(xp, *_views(xp, packed, heads), _heads(xp, out, heads), causal, scale))
+
+
+def _packed_pull(xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, heads: int, causal: bool) -> list[Any]:
+    (packed,), (out, rest) = arrays, kept
+    gradient = xp.empty(packed.shape, dtype=packed.dtype)
+    views, grads = _views(xp, packed, heads), _views(xp, gradient, heads)
+    scale = 1.0 / math.sqrt(packed.shape[-1] // (3 * heads))
+    pull_back(xp, _heads(xp, g, heads), *views, _heads(xp, out, heads), rest, grads, causal, scale)
+    return [gradient]
+
+
+@fused(forward=_packed_forward, pull=_packed_pull)
+def _self_attention(packed: Any, /, *, heads: int, causal: bool) -> Tensor:
+    batch, time, width = packed.shape
+    five = permute_dims(reshape(packed, (batch, time, 3, heads, width // (3 * heads))), (2, 0, 3, 1, 4))
+    out = scaled_dot_product_attention(five[0], five[1], five[2], is_causal=causal)  # (batch, heads, time, head)
+    return reshape(permute_dims(out, (0, 2, 1, 3)), (batch, time, width // 3))
+
+
+def self_attention(packed: Any, /, *, heads: int, is_causal: bool = False) -> Tensor:
+    """Multi-head attention of a sequence to itself, from queries, keys and values packed side by side.
+
+    Shapes: packed (batch, time, 3·width) → (batch, time, width). Nothing is copied to take the heads apart.
+    """
+    if packed.ndim != 3 or packed.shape[-1] % (3 * heads):
+        raise ShapeError(
+            f"self_attention: expected (batch, time, 3 · heads · k) with {heads} heads, got {packed.shape}; "
+            "make the width a multiple of the heads"
+        )
+    return _self_attention(packed, heads=heads, causal=is_causal)

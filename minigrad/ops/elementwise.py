@@ -1,0 +1,248 @@
+"""Elementwise operations: one factor per input serves both walks, and broadcasting is the walks' business.
+
+Names and semantics follow the Python array API standard; `erf` and `sigmoid` follow SciPy and torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigrad import operation
+from minigrad.operation import elementwise
+from minigrad.tensor import Tensor
+
+# ----- Arithmetic ---------------------------------------------------------------------------------------------------
+
+
+@elementwise(x=lambda xp, v: v, y=lambda xp, v: v)
+def add(xp: Any, x: Any, y: Any, /) -> Any:
+    """x + y"""
+    return xp.add(x, y)
+
+
+@elementwise(x=lambda xp, v: v, y=lambda xp, v: -v)
+def subtract(xp: Any, x: Any, y: Any, /) -> Any:
+    """x - y"""
+    return xp.subtract(x, y)
+
+
+@elementwise(x=lambda xp, v, y: v * y, y=lambda xp, v, x: v * x)
+def multiply(xp: Any, x: Any, y: Any, /) -> Any:
+    """x · y"""
+    return xp.multiply(x, y)
+
+
+@elementwise(x=lambda xp, v, y: v / y, y=lambda xp, v, y, out: -v * out / y)
+def divide(xp: Any, x: Any, y: Any, /) -> Any:
+    """x / y"""
+    return xp.divide(x, y)
+
+
+@elementwise(x=lambda xp, v: -v)
+def negative(xp: Any, x: Any, /) -> Any:
+    """-x"""
+    return xp.negative(x)
+
+
+@elementwise(x=lambda xp, v, x: v * xp.sign(x))
+def abs(xp: Any, x: Any, /) -> Any:
+    """|x|, with derivative 0 at 0."""
+    return xp.abs(x)
+
+
+@elementwise(x=lambda xp, v, x: 2 * v * x)
+def square(xp: Any, x: Any, /) -> Any:
+    """x²"""
+    return xp.square(x)
+
+
+@elementwise(x=lambda xp, v, out: v / (2 * out))
+def sqrt(xp: Any, x: Any, /) -> Any:
+    """√x. The derivative at 0 is infinite."""
+    return xp.sqrt(x)
+
+
+@elementwise(
+    x=lambda xp, v, x, y: v * y * xp.pow(x, xp.where(y == 0, xp.ones_like(y), y - 1)),
+    y=lambda xp, v, x, out: v * out * xp.log(xp.where(x > 0, x, xp.ones_like(x))),
+)
+def _power(xp: Any, x: Any, y: Any, /) -> Any:
+    """x to the power y. Where x is not positive the derivative in y is taken as 0."""
+    return xp.pow(x, y)
+
+
+def pow(x: Any, y: Any, /) -> Tensor:
+    """x to the power y. Small whole and half exponents given as numbers become products, roots and quotients."""
+    if isinstance(y, (int, float)) and isinstance(x, Tensor) and x.dtype.kind in "fV":
+        match y:
+            case 0:
+                return _power(x, y)
+            case 1:
+                return +x
+            case 2:
+                return square(x)
+            case 3:
+                return multiply(square(x), x)
+            case 4:
+                return square(square(x))
+            case 0.5:
+                return sqrt(x)
+            case -0.5:
+                return divide(1.0, sqrt(x))
+            case -1:
+                return divide(1.0, x)
+            case -2:
+                return divide(1.0, square(x))
+    return _power(x, y)
+
+
+# ----- Exponentials, trigonometry ------------------------------------------------------------------------------------
+
+
+@elementwise(x=lambda xp, v, out: v * out)
+def exp(xp: Any, x: Any, /) -> Any:
+    """eˣ"""
+    return xp.exp(x)
+
+
+@elementwise(x=lambda xp, v, out: v * (out + 1))
+def expm1(xp: Any, x: Any, /) -> Any:
+    """eˣ - 1, exact near 0."""
+    return xp.expm1(x)
+
+
+@elementwise(x=lambda xp, v, x: v / x)
+def log(xp: Any, x: Any, /) -> Any:
+    """ln x"""
+    return xp.log(x)
+
+
+@elementwise(x=lambda xp, v, x: v / (x + 1))
+def log1p(xp: Any, x: Any, /) -> Any:
+    """ln(1 + x), exact near 0."""
+    return xp.log1p(x)
+
+
+@elementwise(x=lambda xp, v, x: v * xp.cos(x))
+def sin(xp: Any, x: Any, /) -> Any:
+    """sin x, x in radians."""
+    return xp.sin(x)
+
+
+@elementwise(x=lambda xp, v, x: -v * xp.sin(x))
+def cos(xp: Any, x: Any, /) -> Any:
+    """cos x, x in radians."""
+    return xp.cos(x)
+
+
+@elementwise(x=lambda xp, v, out: v - v * (out * out))
+def tanh(xp: Any, x: Any, /) -> Any:
+    """tanh x"""
+    return xp.tanh(x)
+
+
+@elementwise(x=lambda xp, v, out: v * (out - out * out))
+def sigmoid(xp: Any, x: Any, /) -> Any:
+    """1 / (1 + e⁻ˣ), computed as (1 + tanh(x/2)) / 2, which never overflows."""
+    return (xp.tanh(x * 0.5) + 1) * 0.5
+
+
+@elementwise(x=lambda xp, v, x: v * (2 / math.sqrt(math.pi)) * xp.exp(-(x * x)))
+def erf(xp: Any, x: Any, /) -> Any:
+    """The error function, 2/√π ∫₀ˣ e^(-t²) dt."""
+    return xp.erf(x)
+
+
+# ----- Choices ------------------------------------------------------------------------------------------------------
+
+
+@elementwise(
+    x=lambda xp, v, x, y: v * _share(xp, x > y, x == y, v), y=lambda xp, v, x, y: v * _share(xp, y > x, x == y, v)
+)
+def maximum(xp: Any, x: Any, y: Any, /) -> Any:
+    """The larger of x and y. At a tie each takes half of the derivative."""
+    return xp.maximum(x, y)
+
+
+@elementwise(
+    x=lambda xp, v, x, y: v * _share(xp, x < y, x == y, v), y=lambda xp, v, x, y: v * _share(xp, y < x, x == y, v)
+)
+def minimum(xp: Any, x: Any, y: Any, /) -> Any:
+    """The smaller of x and y. At a tie each takes half of the derivative."""
+    return xp.minimum(x, y)
+
+
+def _share(xp: Any, chosen: Any, tied: Any, like: Any) -> Any:
+    """1 where chosen, ½ at a tie, 0 elsewhere, in the dtype of `like`."""
+    return chosen.astype(like.dtype) + tied.astype(like.dtype) * 0.5
+
+
+@elementwise(x=lambda xp, v, x: v * (x > 0))
+def relu(xp: Any, x: Any, /) -> Any:
+    """max(x, 0), with derivative 0 at 0."""
+    return xp.maximum(x, xp.zeros(x.shape[-1:], dtype=x.dtype))  # a row of zeros: NumPy is twice as fast as with a number
+
+
+@elementwise(
+    condition=None,
+    x=lambda xp, v, condition: xp.where(condition, v, xp.zeros_like(v)),
+    y=lambda xp, v, condition: xp.where(condition, xp.zeros_like(v), v),
+)
+def where(xp: Any, condition: Any, x: Any, y: Any, /) -> Any:
+    """x where the condition holds, y elsewhere.
+
+    The branch not taken gets derivative 0, but a NaN or infinity inside it still spoils 0 · ∞: make both branches finite.
+    """
+    return xp.where(condition, x, y)
+
+
+# ----- Without derivative --------------------------------------------------------------------------------------------
+
+
+@operation.constant
+def sign(xp: Any, x: Any, /) -> Any:
+    """-1, 0 or 1. A constant of the graph: its derivative is 0 wherever it exists."""
+    return xp.sign(x)
+
+
+@operation.constant
+def less(xp: Any, x: Any, y: Any, /) -> Any:
+    """x < y"""
+    return xp.less(x, y)
+
+
+@operation.constant
+def less_equal(xp: Any, x: Any, y: Any, /) -> Any:
+    """x ≤ y"""
+    return xp.less_equal(x, y)
+
+
+@operation.constant
+def greater(xp: Any, x: Any, y: Any, /) -> Any:
+    """x > y"""
+    return xp.greater(x, y)
+
+
+@operation.constant
+def greater_equal(xp: Any, x: Any, y: Any, /) -> Any:
+    """x ≥ y"""
+    return xp.greater_equal(x, y)
+
+
+@operation.constant
+def equal(xp: Any, x: Any, y: Any, /) -> Any:
+    """x = y"""
+    return xp.equal(x, y)
+
+
+@operation.constant
+def not_equal(xp: Any, x: Any, y: Any, /) -> Any:
+    """x ≠ y"""
+    return xp.not_equal(x, y)
+
+
+@operation.constant
+def isfinite(xp: Any, x: Any, /) -> Any:
+    """Whether x is neither infinite nor NaN."""
+    return xp.isfinite(x)

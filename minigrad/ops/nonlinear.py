@@ -1,0 +1,224 @@
+"""Layer normalisation, GELU and softmax cross-entropy: fused operations of one array.
+
+On a processor the fast paths go through large arrays in blocks that stay in its cache: the arithmetic is cheap there, and the
+way to memory and back is what costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from minigrad.errors import DTypeError, ShapeError, UsageError
+from minigrad.fused import fused
+from minigrad.ops.elementwise import erf, sqrt, tanh, where
+from minigrad.ops.indexing import getitem
+from minigrad.ops.reductions import logsumexp, mean, sum
+from minigrad.tensor import Tensor
+
+BLOCK = 1 << 16  # entries: 256 KiB of float32, a share of a second-level cache
+
+
+def blocks(xp: Any, length: int, entries_each: int = 1) -> Iterator[slice]:
+    """Cut `length` rows into slices of about BLOCK entries where blocking pays, otherwise one slice."""
+    step = max(1, BLOCK // max(entries_each, 1)) if xp.blocked else max(length, 1)
+    return (slice(start, start + step) for start in range(0, length, step))
+
+
+# ----- Layer normalisation ---------------------------------------------------------------------------------------------
+
+
+def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any]:
+    width = x.shape[-1]
+    rows = xp.reshape(x, (-1, width)) if x.size else x.reshape(0, width)
+    count = rows.shape[0]
+    out = xp.empty(rows.shape, dtype=x.dtype)
+    mean, inverse = xp.empty((count, 1), dtype=x.dtype), xp.empty((count, 1), dtype=x.dtype)
+    average = xp.full((width, 1), 1.0 / width, dtype=x.dtype)
+    for block in blocks(xp, count, width):
+        r, y, m, s = rows[block], out[block], mean[block], inverse[block]
+        xp.matmul(r, average, out=m)
+        xp.subtract(r, m, out=y)
+        s[...] = xp.vecdot(y, y)[:, None]
+        s *= 1.0 / width
+        s += epsilon
+        xp.sqrt(s, out=s)
+        xp.divide(1.0, s, out=s)
+        y *= s
+        if weight is not None:
+            y *= weight
+        if bias is not None:
+            y += bias
+    return out.reshape(x.shape), (mean, inverse)
+
+
+def _layer_norm_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, *, epsilon: float) -> list[Any]:
+    x, weight, _ = arrays
+    mean, inverse = kept
+    width = x.shape[-1]
+    rows, v = x.reshape(-1, width) if x.size else x.reshape(0, width), v.reshape(mean.shape[0], width)
+    dx = xp.empty(rows.shape, dtype=x.dtype) if needs[0] else None
+    dw = xp.zeros(width, dtype=x.dtype) if needs[1] else None
+    db = xp.zeros(width, dtype=x.dtype) if needs[2] else None
+    gain = weight if weight is not None else xp.ones(width, dtype=x.dtype)
+    average = (gain / width)[:, None]
+    for block in blocks(xp, rows.shape[0], width):
+        g, s = v[block], inverse[block]
+        normal = rows[block] - mean[block]
+        normal *= s
+        product = g * normal
+        if dw is not None:
+            dw += xp.sum(product, axis=0)
+        if db is not None:
+            db += xp.sum(g, axis=0)
+        if dx is not None:
+            # dx = s · (gain·g - mean(gain·g) - normal · mean(gain·g·normal))
+            d = dx[block]
+            xp.multiply(g, gain, out=d)
+            d -= xp.matmul(g, average)
+            normal *= xp.matmul(product, average)
+            d -= normal
+            d *= s
+    return [dx.reshape(x.shape) if dx is not None else None, dw, db]
+
+
+@fused(forward=_layer_norm_forward, pull=_layer_norm_pull)
+def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> Tensor:
+    """Normalise the last axis to mean 0 and variance 1 (biased), then scale by `weight` and shift by `bias`.
+
+    Shapes: x (..., width); weight and bias (width,) or None. Paper: Ba, Kiros, Hinton 2016, Layer Normalization, eq. 4.
+    """
+    centred = x - mean(x, axis=-1, keepdims=True)
+    variance = mean(centred * centred, axis=-1, keepdims=True)
+    out = centred / sqrt(variance + epsilon)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+# ----- GELU ----------------------------------------------------------------------------------------------------------
+
+_SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+    flat = x.reshape(-1)
+    out = xp.empty(flat.shape, dtype=x.dtype)
+    for block in blocks(xp, flat.shape[0]):
+        r, y = flat[block], out[block]
+        xp.multiply(r, r, out=y)
+        y *= _SCALE * _CUBIC
+        y += _SCALE
+        y *= r
+        xp.tanh(y, out=y)
+        y += 1.0
+        y *= r
+        y *= 0.5
+    return out.reshape(x.shape), None
+
+
+def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any) -> list[Any]:
+    # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a + x·(1 - a²)·c·(1 + 3k·x²)) / 2, everything computed again from x.
+    (x,) = arrays
+    flat, v = x.reshape(-1), v.reshape(-1)
+    out = xp.empty(flat.shape, dtype=x.dtype)
+    for block in blocks(xp, flat.shape[0]):
+        r, g, q = flat[block], v[block], out[block]
+        xp.multiply(r, r, out=q)
+        a = q * (_SCALE * _CUBIC)
+        a += _SCALE
+        a *= r
+        xp.tanh(a, out=a)
+        slope = a * a
+        xp.subtract(1.0, slope, out=slope)
+        q *= 3 * _SCALE * _CUBIC
+        q += _SCALE
+        q *= r
+        q *= slope
+        q += a
+        q += 1.0
+        q *= g
+        q *= 0.5
+    return [out.reshape(x.shape)]
+
+
+@fused(forward=_gelu_tanh_forward, pull=_gelu_tanh_pull)
+def _gelu_tanh(x: Any, /) -> Tensor:
+    return 0.5 * x * (1.0 + tanh(_SCALE * (x + _CUBIC * (x * x * x))))
+
+
+def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
+    """Gaussian error linear unit, x · Φ(x): exact, or with approximate="tanh" the form that GPT-2 uses.
+
+    Paper: Hendrycks, Gimpel 2016, Gaussian Error Linear Units, §2.
+    """
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    if approximate == "tanh":
+        return _gelu_tanh(x)
+    if approximate != "none":
+        raise UsageError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
+    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+
+
+# ----- Softmax cross-entropy -------------------------------------------------------------------------------------------
+
+
+def _cross_entropy_forward(xp: Any, logits: Any, targets: Any) -> tuple[Any, Any]:
+    top = xp.max(logits, axis=-1, keepdims=True)
+    shifted = logits - top
+    picked = shifted[xp.arange(targets.shape[0]), targets]
+    xp.exp(shifted, out=shifted)
+    total = xp.matmul(shifted, xp.ones((logits.shape[1], 1), dtype=logits.dtype))
+    xp.log(total, out=total)
+    return total[:, 0] - picked, total + top
+
+
+def _cross_entropy_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any) -> list[Any]:
+    logits, targets = arrays
+    gradient = logits - kept
+    xp.exp(gradient, out=gradient)
+    gradient *= v[:, None]
+    gradient[xp.arange(targets.shape[0]), targets] -= v
+    return [gradient, None]
+
+
+@fused(forward=_cross_entropy_forward, pull=_cross_entropy_pull)
+def _cross_entropy(logits: Any, targets: Any, /) -> Tensor:
+    return logsumexp(logits, axis=-1) - picked(logits, targets)
+
+
+def picked(logits: Tensor, targets: Any) -> Tensor:
+    """logits[i, targets[i]] for every row i."""
+    from minigrad.backend import namespace
+
+    indices = targets.data if isinstance(targets, Tensor) else targets
+    return getitem(logits, (namespace(logits.data).arange(indices.shape[0]), indices))
+
+
+def cross_entropy(
+    logits: Any, targets: Any, /, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """Negative log-likelihood, in nats, of `targets` under softmax(logits).
+
+    Shapes: logits (..., classes), targets (...) of integers. `reduction` is "mean" (over targets that are not `ignore_index`),
+    "sum" or "none" (the targets' shape). Raises ShapeError, DTypeError or UsageError for what does not fit.
+    """
+    logits = logits if isinstance(logits, Tensor) else Tensor(logits)
+    targets = targets if isinstance(targets, Tensor) else Tensor(targets)
+    if targets.dtype.kind not in "iu":
+        raise DTypeError(f"cross_entropy: targets are class numbers, so integers; got {targets.dtype}")
+    if targets.shape != logits.shape[:-1]:
+        raise ShapeError(
+            f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, got {targets.shape}"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise UsageError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
+    classes, shape = logits.shape[-1], targets.shape
+    flat = targets.reshape(math.prod(shape))
+    kept = flat != ignore_index
+    losses = _cross_entropy(logits.reshape(math.prod(shape), classes), where(kept, flat, 0))
+    losses = where(kept, losses, 0.0)
+    if reduction == "none":
+        return losses.reshape(shape)
+    total = sum(losses)
+    return total if reduction == "sum" else total / sum(kept.astype(logits.dtype))

@@ -1,0 +1,393 @@
+"""Tensor: an array, and the node of the graph that made it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import minigrad
+from minigrad import backend
+from minigrad.backend import Array
+from minigrad.errors import DTypeError, GraphError, MinigradError, ShapeError
+from minigrad.graph import Leaf, Node, state
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+_new = object.__new__
+
+
+class Tensor:
+    """An n-dimensional array whose history is recorded, so that derivatives can be taken through it.
+
+    `data` is the raw array (never a bare scalar); `node` is where it came from, or None for a constant. Make one with
+    `mg.tensor(data, requires_grad=True)`; operators and functions of `minigrad` then follow the Python array API.
+    """
+
+    __slots__ = ("__weakref__", "data", "node")
+    __array_priority__ = 1000
+    data: Array
+    node: Node | None
+
+    def __init__(
+        self, data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> None:
+        if isinstance(data, Tensor):
+            data = data.data
+        if dtype is None and _is_python_float(data):
+            dtype = state.default_dtype
+        self.data = backend.asarray(data, dtype=dtype, device=device)
+        self.node = None
+        if requires_grad:
+            self.requires_grad_()
+
+    @staticmethod
+    def of(data: Array, node: Node | None = None) -> Tensor:
+        """Wrap a raw array without looking at it."""
+        result = _new(Tensor)
+        result.data = data
+        result.node = node
+        return result
+
+    # ----- What it is -----
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def device(self) -> str:
+        return backend.namespace(self.data).device(self.data)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether derivatives can be taken with respect to what this was made of."""
+        return self.node is not None
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.node is None or isinstance(self.node, Leaf)
+
+    def __repr__(self) -> str:
+        text = repr(self.data).removeprefix("array").strip("()") if self.data.size else f"[], shape={self.shape}"
+        text = text.partition(", dtype=")[0]
+        parts = [f"tensor({text}", f"dtype={self.dtype}"]
+        if self.device != "cpu":
+            parts.append(f"device={self.device!r}")
+        if isinstance(self.node, Leaf):
+            parts.append("requires_grad=True")
+        elif self.node is not None and self.node.operation is not None:
+            parts.append(f"made by {self.node.operation.name}")
+        return ", ".join(parts) + ")"
+
+    # ----- Out of the graph -----
+
+    def numpy(self) -> ndarray:
+        """The values as a read-only NumPy array: a view where the data is on the host, a copy from a GPU."""
+        view = backend.namespace(self.data).to_host(self.data).view()
+        view.flags.writeable = False
+        return view
+
+    def item(self) -> Any:
+        """The value of a one-element tensor as a Python number."""
+        if self.data.size != 1:
+            raise ShapeError(f"item() needs exactly one element, and this tensor has shape {self.shape}")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        return self.data.tolist()
+
+    def detach(self) -> Tensor:
+        """The same values as a constant, sharing memory."""
+        return Tensor.of(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> ndarray:
+        if self.node is not None and state.recording:
+            raise GraphError("this tensor is part of a graph; NumPy would lose it: use x.detach() or x.numpy()")
+        array = self.numpy() if not copy else self.numpy().copy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ShapeError(f"the truth of a tensor of shape {self.shape} is ambiguous; use any(x) or all(x)")
+        return bool(self.data.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iub":
+            raise DTypeError(f"only integer tensors can be an index, and this one is {self.dtype}")
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError("a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+    __hash__ = object.__hash__
+
+    def __copy__(self) -> Tensor:
+        return type(self).of(self.data, self.node) if type(self) is Tensor else self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise GraphError("only tensors without history can be deep-copied; use x.detach() first")
+        twin = _new(type(self))
+        twin.data, twin.node = self.data.copy(), None
+        if self.node is not None:
+            twin.requires_grad_()
+        memo[id(self)] = twin
+        return twin
+
+    # ----- Gradients -----
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Make this tensor a leaf whose gradient is wanted (or a constant), in place. Returns itself."""
+        if not self.is_leaf:
+            raise GraphError("only a tensor without history can be made a leaf; use x.detach().requires_grad_()")
+        if not requires_grad:
+            self.node = None
+        elif self.node is None:
+            if self.dtype.kind not in "fV":
+                raise DTypeError(f"only floating-point tensors have gradients, and this one is {self.dtype}")
+            self.node = Leaf(self.shape, self.dtype)
+        return self
+
+    def _leaf(self) -> Leaf:
+        if not isinstance(self.node, Leaf):
+            raise GraphError("this tensor is not a leaf that requires a gradient; make it with requires_grad=True")
+        return self.node
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward walks have added up so far; None before the first and after `zero_grad()`."""
+        if not isinstance(self.node, Leaf):
+            return None
+        if self.node.buffer is not None:
+            return Tensor.of(self.node.buffer) if self.node.filled else None
+        return self.node.gradient
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        leaf = self._leaf()
+        if value is None:
+            leaf.gradient, leaf.filled = None, False
+        elif value.shape != self.shape:
+            raise ShapeError(f"the gradient has shape {value.shape}, and the tensor {self.shape}")
+        elif leaf.buffer is not None:
+            leaf.buffer[...], leaf.filled = value.data, True
+        else:
+            leaf.gradient = value
+
+    def zero_grad(self) -> None:
+        """Forget the gradient; the next backward walk starts anew (a given buffer stays, and is overwritten)."""
+        self.grad = None
+
+    @property
+    def grad_buffer(self) -> Array | None:
+        """A raw array of this tensor's shape and dtype that gradients are to be written into, if one was given."""
+        return self._leaf().buffer
+
+    @grad_buffer.setter
+    def grad_buffer(self, buffer: Array | None) -> None:
+        leaf = self._leaf()
+        if buffer is not None and (buffer.shape != self.shape or buffer.dtype != self.dtype):
+            raise ShapeError(
+                f"a gradient buffer for {self.shape} {self.dtype} cannot be {buffer.shape} {buffer.dtype}; make them equal"
+            )
+        present = self.grad
+        leaf.buffer, leaf.gradient, leaf.filled = buffer, None, False
+        if present is not None:
+            self.grad = present
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Callable[[], None]:
+        """Call `hook(x)` whenever a backward walk has finished this leaf's gradient. Returns a function that removes it."""
+        leaf, tensor = self._leaf(), weakref.ref(self)
+
+        def run() -> None:
+            found = tensor()
+            if found is not None:
+                hook(found)
+
+        leaf.hooks.append(run)
+        return lambda: leaf.hooks.remove(run)
+
+    def backward(self, cotangent: Any = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add the gradient of this tensor with respect to every leaf it was computed from into the leaf's `.grad`.
+
+        `cotangent` (this tensor's shape) is what the walk starts with; a single number starts with 1. The graph is
+        released as it is used, unless `retain_graph`. With `create_graph` the gradients have a graph of their own.
+        Raises GraphError if there is no graph, or it was used up.
+        """
+        from minigrad.walk import pull, seed
+
+        if self.node is None:
+            raise GraphError("this tensor has no graph to walk: nothing it was computed from requires a gradient")
+        start: Any = seed(self, cotangent)
+        if create_graph:
+            start = cotangent if isinstance(cotangent, Tensor) else Tensor.of(start)
+        pull([self.node], [start], lifted=create_graph, retain=retain_graph)
+
+    # ----- Values in place -----
+
+    def assign(self, values: Any) -> Tensor:
+        """Overwrite the values in place (same shape). A graph that still needs the old ones will say so. Returns itself."""
+        if not self.is_leaf:
+            raise GraphError("a tensor with history cannot be overwritten; compute a new one instead")
+        array = values.data if isinstance(values, Tensor) else backend.asarray(values)
+        if array.shape not in ((), self.shape):
+            raise ShapeError(f"cannot assign values of shape {array.shape} to a tensor of shape {self.shape}")
+        self.data[...] = array
+        minigrad.mutation.mutated(self.data)
+        return self
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise MinigradError(
+            "tensors are not written to by index, because the graph may need the old values; "
+            "use mg.where(...), or x.assign(...) for a leaf"
+        )
+
+    # ----- Moving -----
+
+    def astype(self, dtype: Any) -> Tensor:
+        """The same values in another dtype; a cast between floating-point types is part of the graph."""
+        return self if backend.numpy.dtype(dtype) == self.dtype else minigrad.ops.astype(self, dtype)
+
+    def to(self, device: str) -> Tensor:
+        """The same values on another device: "cpu", "gpu" or "gpu:N". Part of the graph."""
+        return minigrad.ops.to_device(self, device)
+
+    # ----- Operators and methods: the functions of minigrad.ops under their usual spelling -----
+
+    def __add__(self, other: Any) -> Tensor:
+        return minigrad.ops.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return minigrad.ops.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return minigrad.ops.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return minigrad.ops.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return minigrad.ops.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return minigrad.ops.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return minigrad.ops.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return minigrad.ops.divide(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return minigrad.ops.pow(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return minigrad.ops.pow(other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return minigrad.ops.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return minigrad.ops.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return minigrad.ops.negative(self)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return minigrad.ops.abs(self)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return minigrad.ops.less(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return minigrad.ops.less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return minigrad.ops.greater(self, other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return minigrad.ops.greater_equal(self, other)
+
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return minigrad.ops.equal(self, other)
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return minigrad.ops.not_equal(self, other)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return minigrad.ops.getitem(self, index)
+
+    @property
+    def mT(self) -> Tensor:
+        return minigrad.ops.matrix_transpose(self)
+
+    @property
+    def T(self) -> Tensor:
+        if self.ndim != 2:
+            raise ShapeError(f".T is for matrices, and this tensor has shape {self.shape}; use .mT or permute_dims")
+        return minigrad.ops.matrix_transpose(self)
+
+    def sum(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return minigrad.ops.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return minigrad.ops.mean(self, axis=axis, keepdims=keepdims)
+
+    def max(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return minigrad.ops.max(self, axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return minigrad.ops.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def copy(self) -> Tensor:
+        """A copy as a new tensor, part of the graph."""
+        return minigrad.ops.copy(self)
+
+
+def _is_python_float(data: Any) -> bool:
+    """Whether `data` is a float, or nested lists of numbers with a float among them."""
+    if isinstance(data, float):
+        return True
+    return isinstance(data, (list, tuple)) and any(map(_is_python_float, data))
+
+
+def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Make a Tensor of numbers, nested lists or an array.
+
+    Python floats become the default dtype (float32); arrays keep theirs and share their memory where they can.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.], dtype=float32)
+    """
+    return Tensor(data, dtype=dtype, device=device, requires_grad=requires_grad)

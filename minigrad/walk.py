@@ -1,0 +1,345 @@
+"""The two walks over a graph. Both are plain loops over nodes in the order of their creation.
+
+*Pull* carries cotangents from outputs towards inputs (reverse mode: at each node, v ↦ Jᵀv); *push* carries tangents from
+inputs towards outputs (forward mode: t ↦ Jt). At each node both add up everything that arrives there before they go on,
+and that is why a graph with 3^k paths costs 3k steps.
+
+Each walk has two readings. Raw: rules get arrays, nothing is recorded. Lifted: rules get Tensors and minigrad's own
+functions, so that the walk itself becomes part of the graph and can be differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from minigrad import backend, mutation
+from minigrad.backend import Array
+from minigrad.errors import GraphError, ShapeError
+from minigrad.graph import Leaf, Node
+from minigrad.operation import PICK, Operation, pick_node
+from minigrad.tensor import Tensor
+
+
+def gather(roots: Iterable[Node], floor: int = 0) -> list[Node]:
+    """Every node that the roots were computed from, newest first; nodes older than `floor` are left out.
+
+    A leaf takes its turn directly after its lowest-numbered consumer: that is when its gradient is final, although
+    the leaf itself may be older than everything else.
+    """
+    turn: dict[Node, float] = {root: root.number for root in roots}
+    stack = list(turn)
+    while stack:
+        node = stack.pop()
+        for edge in node.inputs:
+            if edge is None:
+                continue
+            seen = turn.get(edge)
+            if edge.operation is None:
+                place = node.number - 0.5
+                if seen is None or place < seen:
+                    turn[edge] = place
+            elif seen is None and edge.number >= floor:
+                turn[edge] = edge.number
+                stack.append(edge)
+    return sorted(turn, key=turn.__getitem__, reverse=True)
+
+
+def reaching(order: Sequence[Node], targets: Iterable[Node]) -> set[Node]:
+    """The nodes of `order` from which a walk can still reach a target (the targets included)."""
+    reach = set(targets)
+    for node in reversed(order):
+        if any(edge in reach for edge in node.inputs):
+            reach.add(node)
+    return reach
+
+
+# ----- Pull ---------------------------------------------------------------------------------------------------------
+
+
+class Postponed:
+    """The part of a pull that was left for later: gradients of leaves, after those of the targets.
+
+    Zero-bubble pipelines send input gradients on first and compute weight gradients in a gap. Each edge is
+    followed in exactly one of the two phases, in the same order as an unsplit walk would.
+    """
+
+    def __init__(self, order: list[Node], reach: set[Node], retain: bool, lifted: bool) -> None:
+        self._order, self._reach, self._retain, self._lifted = order, reach, retain, lifted
+        self._waiting: dict[Node, Any] = {}
+
+    def run(self) -> None:
+        """Finish the walk: add the gradients of the leaves into `.grad`. Can be called once."""
+        waiting, self._waiting = self._waiting, {}
+        order = [node for node in self._order if node in waiting or node not in self._reach]
+        self._order = []
+        _walk(order, waiting, {}, self._lifted, self._retain, skip=self._reach)
+
+
+def pull(
+    roots: Sequence[Node],
+    cotangents: Sequence[Any],
+    *,
+    targets: Sequence[Node] | None = None,
+    lifted: bool = False,
+    retain: bool = False,
+    postpone: bool = False,
+) -> tuple[dict[Node, Any], Postponed | None]:
+    """Walk from `roots`, each with its cotangent, towards the inputs.
+
+    Without `targets`, the gradient of every leaf is added into its `.grad`. With them, returns the cotangents that
+    arrive at the targets and touches nothing else; `postpone` keeps the leaves' part for `Postponed.run`. A node's saved
+    values are released when it is passed, unless `retain` is set or the reading is `lifted`.
+    """
+    retain = retain or lifted
+    start: dict[Node, Any] = {}
+    for root, cotangent in zip(roots, cotangents, strict=True):
+        start[root] = cotangent if root not in start else start[root] + cotangent
+    if targets is None:
+        _walk(gather(roots), start, {}, lifted, retain)
+        return {}, None
+    collected: dict[Node, Any] = dict.fromkeys(targets)
+    order = gather(roots, 0 if postpone else min((target.number for target in targets), default=0))
+    reach = reaching(order, collected)
+    later = Postponed(order, reach, retain, lifted) if postpone else None
+    chosen = [node for node in order if node in reach]
+    _walk(chosen, start, collected, lifted, retain, only=reach, later=later)
+    return collected, later
+
+
+def _walk(
+    order: Sequence[Node],
+    cotangents: dict[Node, Any],
+    collected: dict[Node, Any],
+    lifted: bool,
+    retain: bool,
+    *,
+    only: set[Node] | None = None,
+    skip: set[Node] | None = None,
+    later: Postponed | None = None,
+) -> None:
+    """The loop of every pull. `only` and `skip` say which edges to follow; `cotangents` is used up."""
+    kind: type | None = None
+    xp: Any = functions() if lifted else None
+    for node in order:
+        v = cotangents.pop(node, None)
+        if v is None:
+            continue
+        operation = node.operation
+        if node in collected:
+            collected[node] = v
+        elif operation is None:
+            if isinstance(node, Leaf):
+                deliver(node, v)
+            continue
+        if operation is None:
+            continue
+        saved = node.saved
+        if saved is None:
+            raise _released(node)
+        if node.number < mutation.latest:
+            mutation.check(node)
+        if not lifted and type(v) is not kind and type(v) is not dict:
+            kind = type(v)
+            xp = backend.namespace(v) if kind in backend._namespaces else backend.host
+        inputs = node.inputs
+        rules = operation.rules
+        if operation is PICK:
+            _place(cotangents, inputs[0], node.parameters["index"], v)
+            continue
+        if rules is None:
+            needs = tuple(
+                e is not None and (only is None or e in only) and (skip is None or e not in skip) for e in inputs
+            )
+            if operation.several_outputs:
+                v = tuple(v.get(index) for index in range(len(node.shape)))
+                if not lifted:
+                    xp = backend.namespace(next(part for part in v if part is not None))
+            parts = operation.pull_node(xp, v, needs, node, lifted) if any(needs) else ()
+        postponed = False
+        for index, edge in enumerate(inputs):
+            if edge is None:
+                continue
+            if only is not None and edge not in only:
+                postponed = True
+                continue
+            if skip is not None and edge in skip:
+                continue
+            if rules is None:
+                g = parts[index]
+            else:
+                arguments = saved[index] if not lifted else lift(node, index)
+                g = rules[index](xp, v, *arguments)  # type: ignore[misc]
+            if g is None:
+                continue
+            if g.shape != edge.shape:
+                g = unbroadcast(xp, g, edge.shape, operation)
+            if g.dtype != edge.dtype:
+                g = g.astype(edge.dtype)
+            old = cotangents.get(edge)
+            if old is not None:
+                cotangents[edge] = old + g
+            elif edge.operation is not None or lifted:
+                cotangents[edge] = g
+            else:  # a leaf owns its gradient: never an array that somebody else may hold
+                cotangents[edge] = g.copy() if g is v or g.base is not None else g
+        if postponed and later is not None:
+            later._waiting[node] = v
+        elif not retain:
+            node.saved = None
+
+
+def _place(cotangents: dict[Node, Any], edge: Node | None, index: int, v: Any) -> None:
+    """Put the cotangent of one output among those of its operation."""
+    assert edge is not None
+    parts = cotangents.setdefault(edge, {})
+    parts[index] = v if index not in parts else parts[index] + v
+
+
+def deliver(leaf: Leaf, gradient: Any) -> None:
+    """Add a final gradient into the leaf, and run the leaf's hooks."""
+    if leaf.buffer is not None:
+        array = gradient.data if isinstance(gradient, Tensor) else gradient
+        if leaf.filled:
+            leaf.buffer += array
+        else:
+            leaf.buffer[...] = array
+        leaf.filled = True
+    elif not isinstance(gradient, Tensor):
+        new = Tensor.of(backend.asarray(gradient))
+        leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)
+    else:
+        leaf.gradient = gradient if leaf.gradient is None else leaf.gradient + gradient
+    for hook in leaf.hooks:
+        hook()
+
+
+def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...], operation: Operation | None = None) -> Any:
+    """Sum `g` over the axes along which an input of `shape` was repeated: the transpose of broadcasting."""
+    extra = len(g.shape) - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
+        name = operation.name if operation is not None else "an operation"
+        raise ShapeError(f"{name}: its derivative rule returned shape {g.shape} for an input of shape {shape}")
+    repeated = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1)
+    if extra:
+        leading = xp.sum(g, axis=repeated, keepdims=True)
+        return xp.reshape(leading, shape)
+    return xp.sum(g, axis=repeated, keepdims=True)
+
+
+def _released(node: Node) -> GraphError:
+    assert node.operation is not None
+    return GraphError(
+        f"the values that {node.operation.name} (node {node.number}) had saved were released by an earlier backward walk; "
+        "pass retain_graph=True to that walk to go through the same graph again"
+    )
+
+
+# ----- Push ---------------------------------------------------------------------------------------------------------
+
+
+def push(outputs: Sequence[Node], starts: dict[Node, Any], *, lifted: bool = False) -> list[Any]:
+    """Walk from `starts`, each with its tangent, to `outputs`, over a recorded graph.
+
+    Returns the tangent of each output (None where no path leads). A tangent is dropped after its last consumer.
+    """
+    order = gather(outputs, min((node.number for node in starts), default=0))[::-1]
+    last = {edge: node for node in order for edge in node.inputs if edge is not None}
+    tangents: dict[Node, Any] = dict(starts)
+    keep = set(outputs)
+    for node in order:
+        edges = node.inputs
+        if node in starts or node.operation is None or not any(edge in tangents for edge in edges):
+            continue
+        if node.saved is None:
+            raise _released(node)
+        if node.number < mutation.latest:
+            mutation.check(node)
+        incoming = [tangents.get(edge) if edge is not None else None for edge in edges]
+        if node.operation is PICK:
+            tangents[node] = incoming[0][node.parameters["index"]]
+        else:
+            first = next(t for t in incoming if t is not None)
+            if isinstance(first, tuple):
+                first = next(t for t in first if t is not None)
+            xp = functions() if lifted else backend.namespace(first)
+            tangents[node] = tangent_of(node, incoming, xp, lifted=lifted)
+        for edge in edges:
+            if edge is not None and last[edge] is node and edge not in keep:
+                tangents.pop(edge, None)
+    return [tangents.get(node) for node in outputs]
+
+
+def tangent_of(node: Node, tangents: Sequence[Any], xp: Any, *, lifted: bool) -> Any:
+    """The tangent of a node's result from the tangents of its inputs (None: zero)."""
+    operation = node.operation
+    assert operation is not None
+    if operation.rules is None:
+        return operation.push_node(xp, tangents, node, lifted)
+    total: Any = None
+    for index, t in enumerate(tangents):
+        if t is None:
+            continue
+        arguments = lift(node, index) if lifted else node.saved[index]
+        if operation.linear:
+            values = dict(zip(operation.wanted[index], arguments, strict=True))
+            inputs = [t if k == index else values[name] for k, name in enumerate(operation.inputs)]
+            forward = operation.public if lifted else partial(operation.forward, xp)
+            part = forward(*inputs, **node.parameters)
+        else:
+            part = operation.rules[index](xp, t, *arguments)  # type: ignore[misc]
+        total = part if total is None else total + part
+    if total is None:
+        total = xp.zeros(node.shape, dtype=node.dtype)
+    if total.shape != node.shape:
+        total = xp.broadcast_to(total, node.shape)
+    if not lifted:
+        total = xp.asarray(total)
+    return total if total.dtype == node.dtype else total.astype(node.dtype)
+
+
+# ----- The lifted reading ---------------------------------------------------------------------------------------------
+
+
+def functions() -> Any:
+    """minigrad's own functions as the array namespace of the lifted reading."""
+    from minigrad import ops
+
+    return ops
+
+
+def lift(node: Node, index: int) -> tuple[Any, ...]:
+    """The saved arguments of one rule as Tensors that belong to the graph."""
+    operation = node.operation
+    assert operation is not None
+    saved = node.saved[index] if operation.rules is not None else node.saved
+    return tuple(_lifted(node, operation, name, value) for name, value in zip(operation.wanted[index], saved, strict=True))
+
+
+def _lifted(node: Node, operation: Operation, name: str, value: Any) -> Any:
+    if name == "out":
+        if operation.several_outputs:
+            return tuple(Tensor.of(a, pick_node(node, i, a)) for i, a in enumerate(value))
+        return Tensor.of(value, node)
+    if operation.variadic and name == operation.inputs[0]:
+        return tuple(Tensor.of(a, edge) for a, edge in zip(value, node.inputs, strict=True))
+    if name in operation.inputs:
+        return Tensor.of(value, node.inputs[operation.inputs.index(name)])
+    return value
+
+
+def seed(output: Tensor, cotangent: Any) -> Array:
+    """The raw cotangent to start a walk from `output` with: ones for a single number, otherwise what the caller gives."""
+    if cotangent is None:
+        if output.data.size != 1:
+            raise GraphError(
+                f"a gradient starts from one number, and this output has shape {output.shape}; "
+                "reduce it first (.sum(), .mean()) or pass the cotangent to start with"
+            )
+        return backend.namespace(output.data).ones_like(output.data)
+    array = cotangent.data if isinstance(cotangent, Tensor) else backend.asarray(cotangent)
+    if array.shape != output.shape:
+        raise ShapeError(f"the cotangent has shape {array.shape}, but the output has shape {output.shape}; give it that")
+    return array if array.dtype == output.dtype else array.astype(output.dtype)
+

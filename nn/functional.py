@@ -1,0 +1,75 @@
+"""Functions of layers under torch's names: `from minigrad.nn import functional as F`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad import backend, random
+from minigrad.errors import UsageError
+from minigrad.ops import (
+    cross_entropy,
+    gelu,
+    linear,
+    log_softmax,
+    relu,
+    scaled_dot_product_attention,
+    self_attention,
+    sigmoid,
+    softmax,
+    take,
+    tanh,
+)
+from minigrad.ops import layer_norm as _layer_norm
+from minigrad.tensor import Tensor
+
+__all__ = [
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "relu",
+    "scaled_dot_product_attention",
+    "self_attention",
+    "sigmoid",
+    "softmax",
+    "tanh",
+]
+
+
+def embedding(indices: Any, weight: Tensor) -> Tensor:
+    """Rows of `weight` (entries, width) at integer `indices` of any shape: (..., width)."""
+    return take(weight, indices, axis=0)
+
+
+def layer_norm(
+    x: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise over the last axes, which must be `normalized_shape`; see `minigrad.ops.layer_norm`."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if x.shape[x.ndim - len(shape) :] != shape:
+        raise UsageError(f"layer_norm over {shape} does not fit an input of shape {x.shape}")
+    if len(shape) == 1:
+        return _layer_norm(x, weight, bias, epsilon=eps)
+    flat = x.reshape(*x.shape[: x.ndim - len(shape)], -1)
+    weight, bias = (None if a is None else a.reshape(-1) for a in (weight, bias))
+    return _layer_norm(flat, weight, bias, epsilon=eps).reshape(x.shape)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, stream: str = "dropout") -> Tensor:
+    """Set each entry to 0 with probability p and scale the others by 1/(1-p); the identity unless training.
+
+    The mask is a function of `stream` and of what `minigrad.random.scope` says; the first axis counts samples.
+    Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at training time).
+    """
+    if not 0.0 <= p <= 1.0:
+        raise UsageError(f"dropout probability must lie between 0 and 1, got {p}")
+    if not training or p == 0.0:
+        return x
+    xp = backend.namespace(x.data)
+    kept = (random.uniform(xp, x.shape, stream) >= p).astype(x.dtype)
+    if p < 1.0:
+        kept *= 1.0 / (1.0 - p)
+    return x * Tensor.of(kept)

@@ -1,0 +1,232 @@
+"""A decoder-only transformer with GPT-2's structure and names.
+
+Paper: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, §2.3: layer norm before each sub-block and after
+the last, residual projections started at 1/√(number of residual layers), learned positions, tanh-GELU, and an output
+layer tied to the token embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from minigrad import backend, random
+from minigrad.errors import ShapeError, UsageError
+from minigrad.graph import no_grad
+from minigrad.nn import functional, init
+from minigrad.nn.layers import Dropout, Embedding, LayerNorm, Linear
+from minigrad.nn.module import Module, ModuleList
+from minigrad.ops import matmul, matrix_transpose, permute_dims, reshape, softmax, where
+from minigrad.ops.attention import hidden
+from minigrad.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of a GPT: token kinds, longest sequence, blocks, attention heads, width, dropout probability."""
+
+    vocabulary: int = 256
+    context: int = 128
+    layers: int = 4
+    heads: int = 8
+    width: int = 256
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "context", "layers", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise UsageError(
+                f"width {self.width} is not divisible by {self.heads} heads; "
+                f"try width {(self.width // self.heads + 1) * self.heads}"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+
+class Cache:
+    """Keys and values of the positions that one attention layer has seen: (batch, heads, up to `context`, width of a head)."""
+
+    def __init__(self, context: int) -> None:
+        self.context, self.length = context, 0
+        self._keys: Any = None
+        self._values: Any = None
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values (batch, heads, time, width) and return all so far."""
+        stop = self.length + keys.shape[2]
+        if stop > self.context:
+            raise ShapeError(f"{stop} positions do not fit a context of {self.context}")
+        if self._keys is None:
+            shape = (*keys.shape[:2], self.context, keys.shape[3])
+            xp = backend.namespace(keys.data)
+            self._keys, self._values = (xp.empty(shape, dtype=keys.dtype) for _ in range(2))
+        self._keys[:, :, self.length : stop] = keys.data
+        self._values[:, :, self.length : stop] = values.data
+        self.length = stop
+        return Tensor.of(self._keys[:, :, :stop]), Tensor.of(self._values[:, :, :stop])
+
+
+class CausalSelfAttention(Module):
+    """Multi-head attention of each position to itself and those before it.
+
+    Parameters: c_attn (width → 3·width: queries, keys, values side by side), c_proj (width → width).
+    """
+
+    def __init__(self, config: GPTConfig, *, name: str, dtype: Any = None, device: str | None = None) -> None:
+        self.heads = config.heads
+        self.c_attn = Linear(config.width, 3 * config.width, dtype=dtype, device=device)
+        self.c_proj = Linear(config.width, config.width, dtype=dtype, device=device)
+        self.attn_dropout = Dropout(config.dropout, stream=f"{name}.attn_dropout")
+        self.resid_dropout = Dropout(config.dropout, stream=f"{name}.resid_dropout")
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        packed = self.c_attn(x)  # (batch, time, 3 · width)
+        if cache is None and not (self.training and self.attn_dropout.p):
+            out = functional.self_attention(packed, heads=self.heads, is_causal=True)
+            return self.resid_dropout(self.c_proj(out))
+        batch, time, width = x.shape
+        five = reshape(packed, (batch, time, 3, self.heads, width // self.heads))
+        query, key, value = permute_dims(five, (2, 0, 3, 1, 4))  # each (batch, heads, time, head)
+        if cache is not None:
+            key, value = cache.extend(key, value)
+            heads = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            xp = backend.namespace(x.data)
+            scores = matmul(query * (1.0 / math.sqrt(query.shape[-1])), matrix_transpose(key))
+            scores = where(xp.matrix_transpose(hidden(xp, time, time)), -math.inf, scores)
+            heads = matmul(self.attn_dropout(softmax(scores)), value)
+        return self.resid_dropout(self.c_proj(reshape(permute_dims(heads, (0, 2, 1, 3)), (batch, time, width))))
+
+
+class MLP(Module):
+    """width → 4·width → GELU → width."""
+
+    def __init__(self, config: GPTConfig, *, name: str, dtype: Any = None, device: str | None = None) -> None:
+        self.c_fc = Linear(config.width, 4 * config.width, dtype=dtype, device=device)
+        self.c_proj = Linear(4 * config.width, config.width, dtype=dtype, device=device)
+        self.dropout = Dropout(config.dropout, stream=f"{name}.dropout")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(functional.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: GPTConfig, *, name: str, dtype: Any = None, device: str | None = None) -> None:
+        self.ln_1 = LayerNorm(config.width, dtype=dtype, device=device)
+        self.attn = CausalSelfAttention(config, name=f"{name}.attn", dtype=dtype, device=device)
+        self.ln_2 = LayerNorm(config.width, dtype=dtype, device=device)
+        self.mlp = MLP(config, name=f"{name}.mlp", dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(Module):
+    """Token numbers (batch, time) to logits of the next token (batch, time, vocabulary).
+
+    Every starting value is a function of `seed` and the parameter's name.
+    """
+
+    def __init__(self, config: GPTConfig, *, seed: int = 0, dtype: Any = "float32", device: str | None = None) -> None:
+        self.config = config
+        self.wte = Embedding(config.vocabulary, config.width, dtype=dtype, device=device)
+        self.wpe = Embedding(config.context, config.width, dtype=dtype, device=device)
+        self.drop = Dropout(config.dropout, stream="drop")
+        self.h = ModuleList(Block(config, name=f"h.{i}", dtype=dtype, device=device) for i in range(config.layers))
+        self.ln_f = LayerNorm(config.width, dtype=dtype, device=device)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                std = 0.02 / math.sqrt(2 * config.layers) if name.endswith("c_proj.weight") else 0.02
+                init.normal_(parameter, std=std, generator=random.generator(seed, name))
+            elif name.endswith(".bias"):
+                init.zeros_(parameter)
+
+    def forward(self, tokens: Any, caches: list[Cache] | None = None) -> Tensor:
+        x = self.features(tokens, caches)
+        return functional.linear(x, self.wte.weight)  # the output layer is the token embedding
+
+    def features(self, tokens: Any, caches: list[Cache] | None = None) -> Tensor:
+        """The last hidden states, (batch, time, width)."""
+        tokens = tokens if isinstance(tokens, Tensor) else Tensor(tokens, device=self.wte.weight.device)
+        start = caches[0].length if caches else 0
+        time = tokens.shape[-1]
+        if tokens.ndim != 2 or start + time > self.config.context:
+            raise ShapeError(
+                f"expected tokens (batch, time) with at most {self.config.context} positions, got {tokens.shape}"
+                + (f" after {start} cached ones" if start else "")
+            )
+        x = self.drop(self.wte(tokens) + self.wpe.weight[start : start + time])
+        for index, block in enumerate(self.h):
+            x = block(x, caches[index] if caches else None)
+        return self.ln_f(x)
+
+    def loss(self, tokens: Any, targets: Any, *, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats of the targets (batch, time), over all positions."""
+        return functional.cross_entropy(
+            self(tokens), Tensor(targets, device=self.wte.weight.device), reduction=reduction
+        )
+
+    def generate(
+        self, tokens: Any, count: int, *, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> list[int]:
+        """Continue one sequence of token numbers by `count` sampled ones and return those.
+
+        Temperature 0 takes the likeliest token. With `top_k`, only the k likeliest are drawn from.
+        """
+        return list(self.stream(tokens, count, temperature=temperature, top_k=top_k, seed=seed))
+
+    def stream(
+        self, tokens: Any, count: int, *, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> Iterator[int]:
+        """Yield what `generate` returns, each token as soon as it is drawn.
+
+        Keys and values are cached. When the context is full, the newer half of it is read again and the window moves on.
+        Raises UsageError for an empty start, a negative temperature, or top_k outside 1 ... vocabulary.
+        """
+        history = [int(token) for token in tokens]
+        vocabulary, context = self.config.vocabulary, self.config.context
+        if not history or min(history) < 0 or max(history) >= vocabulary:
+            raise UsageError(f"generation starts from at least one token between 0 and {vocabulary - 1}")
+        if temperature < 0:
+            raise UsageError(f"temperature must not be negative, got {temperature}")
+        if top_k is not None and not 1 <= top_k <= vocabulary:
+            raise UsageError(f"top-k must lie between 1 and the vocabulary's {vocabulary}, got {top_k}")
+        was_training = self.training
+        self.eval()
+        try:
+            caches: list[Cache] = []
+            pending = history[-context:]
+            for _ in range(count):
+                if not caches or caches[0].length + len(pending) > context:
+                    pending = history[-context:] if not caches else history[-max(1, context // 2) :]
+                    caches = [Cache(context) for _ in self.h]
+                with no_grad():
+                    logits = self(numpy.asarray([pending]), caches).numpy()[0, -1].astype("float64")
+                token = _draw(logits, temperature, top_k, random.generator(seed, "sample", len(history)))
+                history.append(token)
+                pending = [token]
+                yield token
+        finally:
+            self.train(was_training)
+
+
+def _draw(logits: numpy.ndarray, temperature: float, top_k: int | None, generator: numpy.random.Generator) -> int:
+    """Draw from softmax(logits / temperature), among the top k if given."""
+    if temperature == 0:
+        return int(logits.argmax())
+    if top_k is not None and top_k < logits.size:
+        order = numpy.argsort(-logits, kind="stable")
+        logits = logits.copy()
+        logits[order[top_k:]] = -math.inf
+    weights = numpy.exp((logits - logits.max()) / temperature)
+    total = numpy.cumsum(weights)
+    return int(numpy.searchsorted(total, generator.random() * total[-1], side="right"))

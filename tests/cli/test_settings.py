@@ -1,0 +1,60 @@
+"""Settings: what is refused, and what may change on a resume."""
+
+from dataclasses import replace
+
+import pytest
+
+from minigrad.cli.settings import Settings, resumed_settings, settings_from_json
+from minigrad.errors import UsageError
+
+
+def test_the_defaults_are_valid_and_survive_json() -> None:
+    settings = Settings(text=("a", "b"))
+    settings.check(ranks=4)
+    assert settings_from_json(settings.as_json()) == settings
+    assert settings_from_json(Settings().as_json()) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "message"),
+    [
+        ({"heads": 3}, 1, "3 heads do not divide a width of 128.*1, 2, 4, 8"),
+        ({"steps": 0}, 1, "--steps is 0"),
+        ({"save_every": 0}, 1, "--save-every is 0"),
+        ({"batch": 3}, 4, "4 ranks cannot share a batch of 3"),
+        ({}, 0, "--ranks is 0"),
+        ({"dropout": 1.0}, 1, "--dropout is 1.0"),
+        ({"learning_rate": float("nan")}, 1, "--learning-rate is nan"),
+        ({"learning_rate": 0.0}, 1, "--learning-rate is 0.0"),
+        ({"seed": -1}, 1, "--seed is -1"),
+        ({"dtype": "float16"}, 1, "--dtype is 'float16'; expected float32 or float64"),
+    ],
+)
+def test_bad_values_are_named(changes: dict, ranks: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(Settings(), **changes).check(ranks=ranks)
+
+
+def test_a_resume_names_every_value_that_differs() -> None:
+    recorded = Settings(steps=20, width=64)
+    with pytest.raises(UsageError, match=r"--width 128 \(the run has 64\), --seed 1 \(the run has 0\)"):
+        resumed_settings(recorded, {"width": 128, "seed": 1, "layers": recorded.layers}, step=10)
+
+
+def test_a_resume_may_repeat_values_and_change_who_computes_and_for_how_long() -> None:
+    recorded = Settings(steps=20, width=64)
+    resumed = resumed_settings(recorded, {"width": 64, "steps": 30, "save_every": 7}, step=20)
+    assert resumed == replace(recorded, steps=30, save_every=7)
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+def test_a_run_that_is_done_is_not_resumed(steps: int) -> None:
+    with pytest.raises(UsageError, match=rf"at step 20 of {steps}"):
+        resumed_settings(Settings(steps=20), {"steps": steps}, step=20)
+
+
+def test_settings_of_another_version_are_refused() -> None:
+    values = Settings().as_json()
+    del values["dropout"]
+    with pytest.raises(UsageError, match="differ in dropout"):
+        settings_from_json(values)

@@ -1,0 +1,42 @@
+"""Hypothesis profiles, and real MPI ranks for the few tests that need them.
+
+The profile `ci` draws the same modest examples every time; `MINIGRAD_HYPOTHESIS=thorough pytest` draws many
+new ones.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from minigrad.cli.doctor import run_with_limit
+
+# Thread ranks, first imports and a busy machine make single examples slow now and then: no deadline.
+settings.register_profile(
+    "ci", max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("MINIGRAD_HYPOTHESIS", "ci"))
+
+
+@pytest.fixture
+def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python on MPI ranks: `mpirun(["-c", program], ranks=2)`. No MPI skips the test; a hang fails it."""
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    launcher = shutil.which("mpirun", path=os.pathsep.join(places))
+    if launcher is None or importlib.util.find_spec("mpi4py") is None:
+        pytest.skip("needs mpirun and mpi4py: pip install mpi4py mpich")
+
+    def start(words: list[str], *, ranks: int, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        command = [str(launcher), "-n", str(ranks), sys.executable, *words]
+        code, output, errors = run_with_limit(command, seconds)
+        assert code is not None, f"{ranks} ranks did not end within {seconds:g} s:\n{output}\n{errors}"
+        return subprocess.CompletedProcess(command, code, output, errors)
+
+    return start
