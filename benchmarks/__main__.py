@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.report import load, machine, save, table, verdicts
 from benchmarks.rounds import CORETYPE, LOSS_TOLERANCE, PEERS, UNSET, BenchmarkError, Result, compare
@@ -14,8 +14,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Times one training step of each workload for each peer that is installed, one thread, in "
-        "interleaved rounds, after checking that all compute the same losses.",
+        description="Times one training step of each workload for each peer that is installed, one thread, "
+        "in interleaved rounds, after checking that all compute the same losses.",
     )
     parser.add_argument(
         "--workloads", default=",".join(WORKLOADS), help=f"some of {','.join(WORKLOADS)} (default: all)"
@@ -24,8 +24,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--coretypes",
         default=None,
-        help="settings of OPENBLAS_CORETYPE to time side by side, such as unset,Haswell (default: as found, and unset; "
-        "where it is unset already: unset and Haswell)",
+        help="settings of OPENBLAS_CORETYPE to time side by side (default: as found and unset; where it is "
+        "unset already: unset,Haswell)",
     )
     parser.add_argument("--rounds", type=int, default=7, help="default 7")
     parser.add_argument(
@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def chosen(parser: argparse.ArgumentParser, text: str, known: dict[str, object], kind: str) -> list[str]:
+def chosen(parser: argparse.ArgumentParser, text: str, known: Mapping[str, object], kind: str) -> list[str]:
     """The names in a comma-separated list, in the order of the known ones; anything else is refused."""
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in known]
@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{key}: {value}")
     print(f"losses of the first steps must agree to {LOSS_TOLERANCE:.0e} (relative)\n", flush=True)
     results: list[Result] = []
-    try:
-        for workload in options.workloads:
+    failed = False
+    for workload in options.workloads:
+        try:
             results += compare(
                 workload,
                 options.peers,
@@ -80,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds=options.seconds,
                 say=lambda text: print(text, file=sys.stderr, flush=True),
             )
-    except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        except BenchmarkError as error:
+            failed = True
+            print(f"error: {error}", file=sys.stderr)
     print(table(results))
     for peer, description in {result.peer: result.description for result in results}.items():
         print(f"{peer}: {description}")
@@ -90,12 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in save(options.save, results, (load_at_start, load())):
             print(f"wrote benchmarks/results/{path.name}")
     if not options.check:
-        return 0
+        return int(failed)
     judged = verdicts(results)
     print()
     for passed, text in judged:
         print(f"{'PASS' if passed else 'FAIL'}  {text}")
-    return 0 if all(passed for passed, _ in judged) else 1
+    return int(failed or not all(passed for passed, _ in judged))
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def verdicts(results: Sequence[Result]) -> list[tuple[bool, str]]:
         for row in rows:
             value = ratio(target, row, results)
             passed = value is not None and value <= target.limit
-            found.append((passed, f"{text}: {number(value)} with OPENBLAS_CORETYPE {setting(row)}"))
+            found.append((passed, f"{text}: {number(value, 3)} with OPENBLAS_CORETYPE {setting(row)}"))
     return found
 
 

@@ -1,10 +1,11 @@
-"""One peer in one process: `python -m benchmarks.worker MODULE WORKLOAD`, asked by lines of JSON on its standard input.
+"""One peer in one process: `python -m benchmarks.worker MODULE WORKLOAD`, asked by lines of JSON.
 
-It builds the peer, runs the first steps, and answers with their losses and with the memory they took above what the
-process held before (peak resident set). Then each line `{"seconds": s}` runs steps for s seconds of CPU time
-and answers with the mean CPU and wall time of one. The end of the input ends the process.
+It builds the peer, runs the first steps, and answers with their losses and with the memory they took above
+what the process held before (peak resident set). Then each line `{"seconds": s}` runs steps for s seconds
+of CPU time and answers with the mean CPU and wall time of one. The end of the input ends the process.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -32,10 +33,8 @@ def resident(field: str) -> int | None:
 
 def forget_peak() -> None:
     """Let the peak start again from what is held now, where the system allows it."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def blas_kernels() -> str:
@@ -67,7 +66,7 @@ def serve(module: str, workload: str, replies: IO[str]) -> None:
             raise  # a mistake of ours, not a library that is not there
         reply({"missing": str(error)})
         return
-    # Libraries load code and set up work space when they are first used. A small model does that before the start.
+    # Libraries load code and set up work space on first use. A small model does that before the start.
     peer.build(WARM_UP).run()
     gc.collect()
     forget_peak()

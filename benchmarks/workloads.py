@@ -1,7 +1,7 @@
-"""What is timed: three workloads, their sizes, their first parameters and their data, the same for every peer.
+"""What is timed: three workloads, their sizes, first parameters and data, the same for every peer.
 
-All arrays are float32 (labels and tokens int64) and a function of the workload alone, so every peer starts from the
-same numbers and sees the same batches in the same order.
+All arrays are float32 (labels and tokens int64) and a function of the workload alone, so every peer starts
+from the same numbers and sees the same batches in the same order.
 """
 
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class GPT:
-    """GPT-2's structure: pre-norm blocks, tanh GELU, learned positions, output head tied to the token embedding.
+    """GPT-2's structure: pre-norm blocks, tanh GELU, learned positions, head tied to the token embedding.
 
     The loss is the mean cross-entropy over all tokens of the batch. No dropout.
     """
@@ -101,7 +101,7 @@ class GPT:
         return shapes
 
     def parameters(self) -> dict[str, Floats]:
-        """GPT-2's initial values, and small random biases and gains so that no gradient is trivially right."""
+        """GPT-2's initial values, but biases and gains random too, so that no gradient is trivially right."""
         generator = np.random.default_rng(3)
         parameters: dict[str, Floats] = {}
         for name, shape in self.shapes().items():
@@ -126,8 +126,9 @@ class GPT:
 class Overhead:
     """A chain of operations on so few numbers that only the cost of recording and walking is left.
 
-    `repeats` times `x = tanh(x * 1.0001 + 0.1)`, three operations each, then a sum; forward and backward. With 333
-    repeats that is 1000 operations. The gradient of so long a chain vanishes, so peers are compared by the sum.
+    `repeats` times `x = tanh(x * 1.0001 + 0.1)`, three operations each, then a sum; forward and backward.
+    With 333 repeats that is 1000 operations. The gradient of so long a chain vanishes, so peers are compared
+    by the sum.
     """
 
     repeats: int = 333

@@ -22,9 +22,9 @@ class Entry:
 class Ledger:
     """Books every message of one rank.
 
-    The bytes are *payload*: the size of the buffer that goes into a call and of the buffer that comes out of it. What
-    the wires carried for a collective is known only to the library that carried it out. A rank alone sends nothing,
-    and nothing is booked for it.
+    The bytes are *payload*: the size of the buffer that goes into a call and of the buffer that comes out of
+    it. What the wires carried for a collective is known only to the library that carried it out. A rank alone
+    sends nothing, and nothing is booked for it.
     """
 
     by_kind: dict[tuple[str, str], Entry] = field(default_factory=dict)

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 Poll = Callable[[bool], bool]
-"""How a world finishes something it started: `poll(True)` waits until it is done, `poll(False)` only looks."""
+"""How a world finishes what it started: `poll(True)` waits until it is done, `poll(False)` only looks."""
 
 
 class Request:
-    """Something that `start_…` began. Its buffers belong to the communicator until `wait` returned or `test` said True.
+    """Something that `start_…` began; its buffers are the communicator's until `wait` returned or `test` said yes.
 
-    A request keeps its buffers alive. Messages need not move while nobody looks: calling `test` now and then between
-    computations is what lets an MPI library overlap the two.
+    A request keeps its buffers alive. Messages need not move while nobody looks: calling `test` now and then
+    between computations is what lets an MPI library overlap the two.
     """
 
     def __init__(self, poll: Poll, finish: Callable[[], None]) -> None:

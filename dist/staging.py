@@ -1,14 +1,13 @@
-"""Lending arrays to a communicator: as flat host memory where the array lives in host memory, staged where it does not.
-
-An array on a device is first made ready (its stream is synchronised: the device may still be writing it), copied to
-pinned host memory, communicated from there, and copied back. `import cupy` never happens here: an array that comes
-from CuPy has imported it already.
+"""Lending arrays to a communicator: as they are where they live in host memory, staged where they do not.
+ An array on a device is first made ready (its stream is synchronised: the device may still be writing it),
+copied to pinned host memory, communicated from there, and copied back. `import cupy` never happens here: an
+array that comes from CuPy has imported it already.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,12 +16,16 @@ from minigrad.dist.verbs import Array
 HALF_PRECISION = ("float16", "bfloat16")
 
 
+def nothing() -> None:
+    """What there is to give back when the communicator worked on the array itself."""
+
+
 @dataclass
 class Loan:
-    """A flat buffer for the communicator; `give_back` brings what was written there home into the lender's array."""
+    """A flat buffer for the communicator; `give_back` brings home what was written there."""
 
     buffer: Array
-    give_back: Callable[[], None]
+    give_back: Callable[[], None] = nothing
 
 
 class Device(Protocol):
@@ -35,7 +38,7 @@ class Device(Protocol):
         """Wait until everything queued for `array` is done."""
 
     def host_buffer(self, array: Array) -> np.ndarray:
-        """Uninitialised host memory for `array`: flat, same dtype, pinned where the device can copy faster then."""
+        """Uninitialised host memory for `array`: flat, same dtype, pinned where that makes copies faster."""
 
     def to_host(self, array: Array, buffer: np.ndarray) -> None:
         """Copy `array` into `buffer`, and return when it is there."""
@@ -75,10 +78,6 @@ class CuPyDevice:
 DEVICES: list[Device] = [CuPyDevice()]
 
 
-def _nothing() -> None:
-    """What there is to give back when the communicator worked on the array itself."""
-
-
 def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan:
     """Lend a contiguous array to a communicator that reads it, writes it, or both.
 
@@ -87,22 +86,32 @@ def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan
     """
     device = next((device for device in DEVICES if device.owns(array)), None)
     if device is None:
-        return Loan(array.reshape(-1), _nothing)
+        return Loan(array.reshape(-1))
     device.synchronize(array)
     if direct:
-        return Loan(array.reshape(-1), _nothing)
+        return Loan(array.reshape(-1))
     buffer = device.host_buffer(array)
     if read:
         device.to_host(array, buffer)
-    return Loan(buffer, (lambda: device.to_device(buffer, array)) if write else _nothing)
+    return Loan(buffer, (lambda: device.to_device(buffer, array)) if write else nothing)
 
 
-def widen(loan: Loan, *, write: bool) -> Loan:
-    """A float32 copy of a loan in half precision, so that sums over many ranks neither overflow nor lose their tail."""
-    wide = loan.buffer.astype(np.float32)
+def copied(loan: Loan, dtype: Any, *, write: bool) -> Loan:
+    """A copy of a loan, maybe in another dtype: sums of half precision are taken in float32."""
+    copy = loan.buffer.astype(dtype)
 
     def give_back() -> None:
-        loan.buffer[...] = wide
+        loan.buffer[...] = copy
         loan.give_back()
 
-    return Loan(wide, give_back if write else _nothing)
+    return Loan(copy, give_back if write else nothing)
+
+
+def overlap(one: Array, other: Array) -> bool:
+    """Whether two contiguous buffers share memory."""
+    first, second = _address(one), _address(other)
+    return first < second + other.nbytes and second < first + one.nbytes
+
+
+def _address(buffer: Array) -> int:
+    return int(buffer.ctypes.data if isinstance(buffer, np.ndarray) else buffer.data.ptr)

@@ -1,7 +1,7 @@
 """What each collective means, in plain NumPy: given the buffers of *all* ranks, what ends up where.
-
-Ranks that share one process (threads, or one rank alone) carry their collectives out with these few lines. Everything
-that moves data between processes is tested against them. Buffers are flat here: one dimension, contiguous.
+ Ranks that share one process (threads, or one rank alone) carry their collectives out with these few lines.
+Everything that moves data between processes is tested against them. Buffers are flat here: one dimension,
+contiguous.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ COMBINE: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum, "min": np.mini
 
 @dataclass(frozen=True)
 class Call:
-    """A collective as one rank calls it. All ranks must make equal calls; only all_to_all has counts of its own."""
+    """A collective as one rank calls it; `shape` is None where pieces count, `root` -1 where there is none."""
 
     verb: str
     dtype: str = ""
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
     operation: str = ""
     root: int = -1
     counts: tuple[int, ...] = ()
@@ -30,14 +30,14 @@ class Call:
         parts = [self.operation, self.dtype, f"root {self.root}" if self.root >= 0 else ""]
         if self.counts:
             parts.append(f"counts {self.counts}")
-        elif self.dtype:
+        elif self.shape is not None:
             parts.append(f"shape {self.shape}")
         return f"{self.verb}({', '.join(part for part in parts if part)})"
 
     def fits(self, other: "Call") -> bool:
         """Whether two ranks that make these calls mean the same collective."""
-        if self.verb == other.verb == "all_to_all":
-            return self.dtype == other.dtype
+        if self.verb == other.verb and self.verb in ("gather", "scatter", "all_to_all"):
+            return self.dtype == other.dtype and self.root == other.root  # each rank counts for itself
         return self == other
 
 
@@ -62,8 +62,25 @@ def combined(operation: str, arrays: Sequence[Array]) -> Array:
 
 
 def carry_out(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
-    """Carry out one collective for all ranks: `calls[r]`, `arrays[r]` and `outs[r]` are what rank r brought."""
+    """Carry out a collective for all ranks: rank r brought `calls[r]`, `arrays[r]` and `outs[r]`."""
     MEANINGS[calls[0].verb](calls, arrays, outs)
+
+
+def complaint(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> str | None:
+    """What is wrong with the sizes of fitting calls where each rank counts for itself, if anything is."""
+    verb, root, ranks = calls[0].verb, calls[0].root, range(len(calls))
+    if verb == "all_to_all":
+        given = {(s, r): calls[s].counts[r] for s in ranks for r in ranks}
+        taken = {(s, r): calls[r].counts_received[s] for s in ranks for r in ranks}
+    elif verb in ("gather", "scatter"):
+        given = {(root, rank): calls[root].counts[rank] for rank in ranks}
+        taken = {(root, rank): (arrays if verb == "gather" else outs)[rank].size for rank in ranks}
+    else:
+        return None
+    for (one, other), count in given.items():
+        if count != taken[one, other]:
+            return f"rank {one} counts {count} elements for rank {other}, which has {taken[one, other]}"
+    return None
 
 
 def _barrier(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:

@@ -1,31 +1,28 @@
-"""The communicator: one interface for ranks that are processes (MPI), threads of one process, or one rank alone.
-
-A program asks `minigrad.dist.world()` for its World and never where that came from. The verbs here check what they are
-given, write it into the ledger and lend the arrays as flat buffers; how bytes get from one rank to another is all that
-a kind of world has to add (`_start_send`, `_start_receive`, `_collective`, `_split`, `abort`).
-
-Verbs and their meaning follow the MPI standard (MPI: A Message-Passing Interface Standard 4.1, chapters 3 and 6);
-`minigrad/dist/verbs.py` states each in plain NumPy. Arrays are contiguous and equal in dtype on all ranks; the verbs
-that cut an array into one piece per rank count elements, in C order, whatever its shape.
+"""The communicator: one interface for ranks that are MPI processes, threads of a process, or one alone.
+ A program asks `minigrad.dist.world()` for its World and never where that came from. The verbs here check
+what they are given, write it into the ledger and lend the arrays as flat buffers; how bytes get from one rank
+to another is all that a kind of world has to add (`_start_send`, `_start_receive`, `_collective`, `_split`,
+`abort`).
+ Verbs and their meaning follow the MPI standard (MPI: A Message-Passing Interface Standard 4.1, chapters 3
+and 6); `minigrad/dist/verbs.py` states each in plain NumPy. Arrays are contiguous and equal in dtype on all
+ranks; the verbs that cut an array into one piece per rank count elements, in C order, whatever its shape.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NoReturn, get_args
 
 import numpy as np
 
 from minigrad.dist.ledger import Ledger
 from minigrad.dist.request import Poll, Request
-from minigrad.dist.staging import HALF_PRECISION, Loan, lend, widen
+from minigrad.dist.staging import HALF_PRECISION, Loan, copied, lend, overlap
 from minigrad.dist.verbs import COMBINE, Array, Call, balanced_counts
 from minigrad.errors import CommunicationError, DTypeError, MinigradError, ShapeError
 
 Purpose = Literal["gradients", "parameters", "activations", "optimizer", "control"]
 Operation = Literal["sum", "max", "min"]
 PURPOSES = get_args(Purpose)
-IN_PLACE = ("broadcast", "reduce", "all_reduce")
-REDUCTIONS = ("reduce", "all_reduce", "reduce_scatter")
 
 
 class World(ABC):
@@ -33,13 +30,12 @@ class World(ABC):
 
     rank, size              who this rank is, and how many there are: 0 ≤ rank < size
     local_rank, local_size  the same, among the ranks on this host (what chooses a GPU)
-    members                 rank in the whole world of each rank of this group; a world that was not split is 0, 1, 2, …
+    members                 each rank's number in the whole world; where nothing was split: 0, 1, 2, …
     ledger                  what was sent and received; groups split off a world write into the same books
     """
 
     kind: ClassVar[Literal["single", "threads", "mpi"]]
     tag_limit: int = 2**31 - 1
-    takes_device_arrays: bool = False
 
     def __init__(
         self,
@@ -63,14 +59,19 @@ class World(ABC):
         return f"<{self.kind} world: rank {self.rank} of {self.size}>"
 
     @property
+    def takes_device_arrays(self) -> bool:
+        """Whether device arrays are communicated as they are; otherwise they are staged through the host."""
+        return False
+
+    @property
     def name(self) -> str:
         """How this rank is called in messages: its number in the whole world."""
         return f"rank {self.members[self.rank]} of {self.whole_size}"
 
-    # ------------------------------------------------------------------------------------ between two ranks
+    # --------------------------------------------------------------------- between two ranks
 
     def send(self, array: Array, destination: int, *, tag: int = 0, purpose: Purpose = "control") -> None:
-        """Send `array` to one rank; returns when `array` may be changed again, maybe only after it was received."""
+        """Send `array` to one rank; returns when it may be changed again, maybe only after it was received."""
         self.start_send(array, destination, tag=tag, purpose=purpose).wait()
 
     def receive(self, out: Array, source: int, *, tag: int = 0, purpose: Purpose = "control") -> None:
@@ -81,25 +82,21 @@ class World(ABC):
         self, array: Array, destination: int, *, tag: int = 0, purpose: Purpose = "control"
     ) -> Request:
         """Begin to send; `array` must stay as it is until the request is done."""
-        self._check_message(destination, tag, purpose)
-        self._check_array(array, "array")
-        loan = self._lend(array, read=True, write=False)
-        peer = self.members[destination]
-        self._book("send", purpose, bytes_sent=loan.buffer.nbytes, bytes_received=0, peer=peer)
+        self._check_message("send", array, destination, tag, purpose)
+        loan = lend(array, read=True, write=False, direct=self.takes_device_arrays)
+        self._book("send", purpose, sent=loan.buffer.nbytes, peer=destination)
         return Request(self._start_send(loan.buffer, destination, tag), loan.give_back)
 
     def start_receive(
         self, out: Array, source: int, *, tag: int = 0, purpose: Purpose = "control"
     ) -> Request:
         """Begin to receive; `out` must not be touched until the request is done."""
-        self._check_message(source, tag, purpose)
-        self._check_array(out, "out", writes=True)
-        loan = self._lend(out, read=False, write=True)
-        peer = self.members[source]
-        self._book("receive", purpose, bytes_sent=0, bytes_received=loan.buffer.nbytes, peer=peer)
+        self._check_message("receive", out, source, tag, purpose)
+        loan = lend(out, read=False, write=True, direct=self.takes_device_arrays)
+        self._book("receive", purpose, received=loan.buffer.nbytes, peer=source)
         return Request(self._start_receive(loan.buffer, source, tag), loan.give_back)
 
-    # ------------------------------------------------------------------------------------ among all ranks, in place
+    # ------------------------------------------------------------- among all ranks, in place
 
     def barrier(self, *, purpose: Purpose = "control") -> None:
         """Return when every rank has come here."""
@@ -116,10 +113,8 @@ class World(ABC):
         call = self._call("reduce", array, root=root, operation=operation)
         self._enter(call, array, None, purpose).wait()
 
-    def all_reduce(
-        self, array: Array, *, operation: Operation = "sum", purpose: Purpose = "control"
-    ) -> None:
-        """Combine `array` over all ranks, elementwise, into every rank's. Half precision is added up in float32."""
+    def all_reduce(self, array: Array, *, operation: Operation = "sum", purpose: Purpose = "control") -> None:
+        """Combine `array` over all ranks, elementwise, into every rank's; float16 is added up in float32."""
         call = self._call("all_reduce", array, operation=operation)
         self._enter(call, array, None, purpose).wait()
 
@@ -130,7 +125,7 @@ class World(ABC):
         call = self._call("all_reduce", array, operation=operation)
         return self._enter(call, array, None, purpose, block=False)
 
-    # ------------------------------------------------------------------------------------ one piece per rank
+    # -------------------------------------------------------------------- one piece per rank
 
     def reduce_scatter(
         self,
@@ -141,23 +136,16 @@ class World(ABC):
         operation: Operation = "sum",
         purpose: Purpose = "control",
     ) -> None:
-        """Combine `array` over all ranks; rank r keeps, in `out`, only the r-th piece of `counts[r]` elements."""
-        self._check_array(array, "array")
-        counts = self._pieces(array, "array", counts, out, "out")
+        """Combine `array` over all ranks; rank r keeps, in `out`, the r-th piece, of `counts[r]` elements."""
+        counts = self._counts("reduce_scatter", "array", array, counts, piece=out)
         call = self._call("reduce_scatter", array, operation=operation, counts=counts)
         self._enter(call, array, out, purpose).wait()
 
     def all_gather(
-        self,
-        array: Array,
-        out: Array,
-        *,
-        counts: Sequence[int] | None = None,
-        purpose: Purpose = "control",
+        self, array: Array, out: Array, *, counts: Sequence[int] | None = None, purpose: Purpose = "control"
     ) -> None:
-        """Every rank gets, in `out`, the arrays of all ranks one after the other; rank r's has `counts[r]` elements."""
-        self._check_array(out, "out", writes=True)
-        counts = self._pieces(out, "out", counts, array, "array")
+        """Every rank gets, in `out`, the arrays of all ranks in turn; rank r's has `counts[r]` elements."""
+        counts = self._counts("all_gather", "out", out, counts, piece=array)
         self._enter(self._call("all_gather", array, counts=counts), array, out, purpose).wait()
 
     def gather(
@@ -169,10 +157,11 @@ class World(ABC):
         counts: Sequence[int] | None = None,
         purpose: Purpose = "control",
     ) -> None:
-        """Like all_gather, for rank `root` alone. The others leave `out` away and state uneven `counts`."""
-        self._check_array(array, "array")
-        counts = self._rooted_pieces(out, "out", counts, array, "array", root)
-        self._enter(self._call("gather", array, root=root, counts=counts), array, out, purpose).wait()
+        """Rank `root` gets, in `out`, the arrays of all ranks. Only `root` needs `out` and `counts`."""
+        if self.rank == root:
+            counts = self._counts("gather", "out", out, counts, piece=array)
+        call = self._call("gather", array, root=root, counts=counts if self.rank == root else ())
+        self._enter(call, array, out if self.rank == root else None, purpose).wait()
 
     def scatter(
         self,
@@ -183,10 +172,11 @@ class World(ABC):
         counts: Sequence[int] | None = None,
         purpose: Purpose = "control",
     ) -> None:
-        """Rank r gets, in `out`, the r-th piece of `root`'s `array`. The others pass None and state uneven `counts`."""
-        self._check_array(out, "out", writes=True)
-        counts = self._rooted_pieces(array, "array", counts, out, "out", root)
-        self._enter(self._call("scatter", out, root=root, counts=counts), array, out, purpose).wait()
+        """Rank r gets, in `out`, the r-th piece of `array`. Only `root` needs `array` and `counts`."""
+        if self.rank == root:
+            counts = self._counts("scatter", "array", array, counts, piece=out)
+        call = self._call("scatter", out, root=root, counts=counts if self.rank == root else ())
+        self._enter(call, array if self.rank == root else None, out, purpose).wait()
 
     def all_to_all(
         self,
@@ -197,37 +187,38 @@ class World(ABC):
         counts_received: Sequence[int] | None = None,
         purpose: Purpose = "control",
     ) -> None:
-        """Rank r sends the s-th piece of `array` to rank s, and finds in `out` what rank s sent, in order of ranks.
+        """Rank r sends piece s of `array` to rank s, and finds in `out` what each rank sent it, in turn.
 
-        Without counts, all ranks bring arrays of one size, split as evenly as can be.
+        Piece s has `counts[s]` elements, and rank s sends `counts_received[s]`. Without either, all ranks
+        bring arrays of one size, split as evenly as can be.
         """
-        self._check_array(array, "array")
-        self._check_array(out, "out", writes=True)
-        sent = self._counts(array, "array", counts)
+        given = self._counts("all_to_all", "array", array, counts)
         if counts is None and counts_received is None:
-            counts_received = [sent[self.rank]] * self.size
-        call = self._call(
-            "all_to_all", array, counts=sent, counts_received=self._counts(out, "out", counts_received)
-        )
-        self._enter(call, array, out, purpose).wait()
+            counts_received = [given[self.rank]] * self.size
+        taken = self._counts("all_to_all", "out", out, counts_received)
+        self._enter(
+            self._call("all_to_all", array, counts=given, counts_received=taken), array, out, purpose
+        ).wait()
 
-    # ------------------------------------------------------------------------------------ groups, and the end
+    # ------------------------------------------------------------------- groups, and the end
 
     def split(self, color: int, *, key: int | None = None) -> "World":
-        """The group of all ranks that gave the same `color`, numbered by `key` and then by rank."""
+        """All ranks that give the same `color`, as a world, numbered by `key` (default: rank), then by rank."""
         if color < 0:
-            raise CommunicationError(f"{self.name}: split got color {color}; colors are whole numbers from 0 on")
-        wish = np.array([color, self.rank if key is None else key, self.rank], dtype=np.int64)
-        wishes = np.empty((self.size, 3), dtype=np.int64)
+            raise self._error(
+                CommunicationError, "split", f"color {color}; colors are whole numbers from 0 on"
+            )
+        wish = np.array([color, self.rank if key is None else key], dtype=np.int64)
+        wishes = np.empty((self.size, 2), dtype=np.int64)
         self.all_gather(wish, wishes, purpose="control")
-        group = sorted((int(k), int(rank)) for c, k, rank in wishes if c == color)
+        group = sorted((int(key), rank) for rank, (other, key) in enumerate(wishes) if other == color)
         return self._split(color, [rank for _, rank in group])
 
     @abstractmethod
-    def abort(self, message: str) -> None:
+    def abort(self, message: str) -> NoReturn:
         """End every rank of the program, because of `message`."""
 
-    # ------------------------------------------------------------------------------------ what a kind of world adds
+    # ------------------------------------------------------------- what a kind of world adds
 
     @abstractmethod
     def _start_send(self, buffer: Array, destination: int, tag: int) -> Poll:
@@ -238,48 +229,129 @@ class World(ABC):
         """Begin to fill a flat buffer."""
 
     @abstractmethod
-    def _collective(self, call: Call, array: Array, out: Array, block: bool) -> Poll:
-        """Begin a collective on flat buffers, or carry it out at once if `block`. `None` where there is no buffer."""
+    def _collective(self, call: Call, array: Array, out: Array, *, block: bool) -> Poll:
+        """Begin a collective on flat buffers; if `block`, it may be carried out before this returns."""
 
     @abstractmethod
     def _split(self, color: int, ranks: list[int]) -> "World":
-        """The group of `ranks` of this world; ranks of one color get the same list, in the group's order."""
+        """The group of these ranks of this world; all ranks of one color call this with the same list."""
 
-    # ------------------------------------------------------------------------------------ shared by all verbs
+    # ------------------------------------------------------------------- shared by all verbs
 
     def _enter(
-        self, call: Call, array: Array, out: Array, purpose: Purpose, *, block: bool = True
+        self, call: Call, array: Array | None, out: Array | None, purpose: Purpose, *, block: bool = True
     ) -> Request:
         """Check and lend the arrays, book the call, start it."""
-        if purpose not in PURPOSES:
-            raise CommunicationError(f"{self.name}: purpose {purpose!r} is none of {', '.join(PURPOSES)}")
         at_root = call.root in (-1, self.rank)
-        reads = call.verb != "broadcast" or at_root
-        writes = call.verb == "all_reduce" or (call.verb in IN_PLACE and at_root == (call.verb == "reduce"))
-        self._check_array(array, "array", writes=writes)
-        self._check_array(out, "out", writes=True)
-        if array is not None and out is not None and array.dtype != out.dtype:
-            raise self._error(DTypeError, call.verb, f"array is {array.dtype} and out is {out.dtype}; make them equal")
-        given = self._lend(array, read=reads, write=writes)
-        taken = self._lend(out, read=False, write=True)
-        given, taken = apart(given, taken)
-        if call.verb in REDUCTIONS and call.dtype in HALF_PRECISION:
-            given, taken = widen(given, write=writes), widen(taken, write=out is not None)
+        reads = at_root or call.verb != "broadcast"
+        writes = {"all_reduce": True, "reduce": at_root, "broadcast": not at_root}.get(call.verb, False)
+        self._check_purpose(call.verb, purpose)
+        for what, given, written in (("array", array, writes), ("out", out, True)):
+            if given is not None:
+                self._check_array(call.verb, what, given, call.dtype, writes=written)
+        give, take = self._lend(call, array, out, reads=reads, writes=writes)
         self._book(
             call.verb,
             purpose,
-            bytes_sent=given.buffer.nbytes if reads else 0,
-            bytes_received=(given.buffer.nbytes if writes else 0) + taken.buffer.nbytes,
+            sent=give.buffer.nbytes if reads else 0,
+            received=take.buffer.nbytes + (give.buffer.nbytes if writes else 0),
         )
-        poll = self._collective(
-            call, None if array is None else given.buffer, None if out is None else taken.buffer, block
-        )
+        poll = self._collective(call, give.buffer, take.buffer, block=block)
 
         def finish() -> None:
-            given.give_back()
-            taken.give_back()
+            give.give_back()
+            take.give_back()
 
         return Request(poll, finish)
+
+    def _lend(
+        self, call: Call, array: Array | None, out: Array | None, *, reads: bool, writes: bool
+    ) -> tuple[Loan, Loan]:
+        """Both buffers of a collective, in a precision fit for it and sharing no memory."""
+        direct = self.takes_device_arrays
+        nobody = Loan(np.empty(0, call.dtype or np.uint8))
+        give = nobody if array is None else lend(array, read=reads, write=writes, direct=direct)
+        take = nobody if out is None else lend(out, read=False, write=True, direct=direct)
+        if call.operation and call.dtype in HALF_PRECISION:
+            give = copied(give, np.float32, write=writes)
+            take = take if out is None else copied(take, np.float32, write=True)
+        elif overlap(
+            give.buffer, take.buffer
+        ):  # a shard may be a view of the whole: the smaller one steps aside
+            if give.buffer.size <= take.buffer.size:
+                give = copied(give, give.buffer.dtype, write=False)
+            else:
+                take = copied(take, take.buffer.dtype, write=True)
+        return give, take
+
+    def _book(
+        self, verb: str, purpose: str, *, sent: int = 0, received: int = 0, peer: int | None = None
+    ) -> None:
+        if self.size > 1:
+            other = None if peer is None else self.members[peer]
+            self.ledger.book(verb, purpose, bytes_sent=sent, bytes_received=received, peer=other)
+
+    # ---------------------------------------------------------------- misuse is refused here
+
+    def _error(self, kind: type[MinigradError], verb: str, message: str) -> MinigradError:
+        return kind(f"{self.name}: {verb} got {message}")
+
+    def _check_purpose(self, verb: str, purpose: str) -> None:
+        if purpose not in PURPOSES:
+            message = f"purpose {purpose!r}; the ledger knows {', '.join(PURPOSES)}"
+            raise self._error(CommunicationError, verb, message)
+
+    def _check_rank(self, verb: str, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise self._error(
+                CommunicationError, verb, f"rank {rank}; this world has ranks 0 to {self.size - 1}"
+            )
+
+    def _check_message(self, verb: str, array: Array, peer: int, tag: int, purpose: str) -> None:
+        self._check_rank(verb, peer)
+        self._check_purpose(verb, purpose)
+        self._check_array(verb, "array" if verb == "send" else "out", array, writes=verb == "receive")
+        if not 0 <= tag <= self.tag_limit:
+            raise self._error(CommunicationError, verb, f"tag {tag}; tags are 0 to {self.tag_limit}")
+
+    def _check_array(
+        self, verb: str, what: str, array: Array, dtype: str = "", *, writes: bool = False
+    ) -> None:
+        if not (hasattr(array, "dtype") and hasattr(array, "flags")):
+            message = f"a {type(array).__name__} as {what}; give an array (a Tensor's is its .data)"
+            raise self._error(DTypeError, verb, message)
+        if (
+            not (array.dtype.kind in "biufc" or array.dtype.name in HALF_PRECISION)
+            or not array.dtype.isnative
+        ):
+            raise self._error(DTypeError, verb, f"{what} of {array.dtype}; give native numbers or booleans")
+        if dtype and str(array.dtype) != dtype:
+            raise self._error(DTypeError, verb, f"{what} of {array.dtype} beside {dtype}; make both equal")
+        if not array.flags.c_contiguous:
+            message = f"{what} of shape {array.shape} that is not C-contiguous; give a contiguous copy"
+            raise self._error(ShapeError, verb, message)
+        if writes and not getattr(array.flags, "writeable", True):
+            raise self._error(CommunicationError, verb, f"a read-only {what}; the result is written there")
+
+    def _counts(
+        self, verb: str, what: str, whole: Array | None, counts: Sequence[int] | None, *, piece: Array = None
+    ) -> tuple[int, ...]:
+        """The sizes of the pieces of `whole`, checked; `piece` is what must have this rank's."""
+        self._check_array(verb, what, whole)
+        elements = whole.size  # type: ignore[union-attr]
+        sizes = (
+            balanced_counts(elements, self.size) if counts is None else tuple(int(count) for count in counts)
+        )
+        if len(sizes) != self.size or min(sizes) < 0 or sum(sizes) != elements:
+            message = f"counts {sizes} for {what} of {elements} elements"
+            expected = f"give {self.size} counts, one per rank, that add up to its size"
+            raise self._error(ShapeError, verb, f"{message}; {expected}")
+        if piece is not None and piece.size != sizes[self.rank]:
+            message = (
+                f"{piece.size} elements for this rank's piece of {what}; its count is {sizes[self.rank]}"
+            )
+            raise self._error(ShapeError, verb, f"{message} of {sizes}")
+        return sizes
 
     def _call(
         self,
@@ -288,18 +360,20 @@ class World(ABC):
         *,
         operation: str = "",
         root: int = -1,
-        counts: tuple[int, ...] = (),
-        counts_received: tuple[int, ...] = (),
+        counts: Sequence[int] | None = None,
+        counts_received: Sequence[int] = (),
     ) -> Call:
-        self._check_array(array, "array")
-        if operation and (operation not in COMBINE or array.dtype.kind == "b"):
-            raise self._error(
-                CommunicationError, verb, f"cannot take the {operation!r} of {array.dtype}; "
-                f"the operations are {', '.join(COMBINE)}, on numbers"
-            )
-        if array.dtype.kind == "c" and operation in ("max", "min"):
-            raise self._error(DTypeError, verb, f"complex numbers have no {operation}; take that of their parts")
+        self._check_array(verb, "array", array)
         if root != -1:
-            self._check_rank(root, verb)
-        shape = () if counts else tuple(array.shape)
-        return Call(verb, str(array.dtype), shape, operation, root, counts, counts_received)
+            self._check_rank(verb, root)
+        if operation:
+            if operation not in COMBINE:
+                message = f"operation {operation!r}; there are {', '.join(COMBINE)}"
+                raise self._error(CommunicationError, verb, message)
+            if array.dtype.kind == "b" or (array.dtype.kind == "c" and operation != "sum"):
+                message = f"{array.dtype} to take the {operation} of; give integers or floating-point numbers"
+                raise self._error(DTypeError, verb, message)
+        shape = tuple(array.shape) if counts is None else None
+        return Call(
+            verb, str(array.dtype), shape, operation, root, tuple(counts or ()), tuple(counts_received)
+        )

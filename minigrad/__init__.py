@@ -1,7 +1,7 @@
 """minigrad: automatic differentiation and parallel training, from first principles.
 
-    import minigrad as mg
-    from minigrad import nn, dist
+import minigrad as mg
+from minigrad import nn, dist
 """
 
 from pathlib import Path

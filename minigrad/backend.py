@@ -1,8 +1,9 @@
 """Array namespaces: the one place that knows which library holds the numbers.
 
-The engine never names an array library. It asks `namespace(array)` and gets an object whose attributes are the functions
-of the Python array API standard, plus the few that the standard lacks (`erf`, `scatter_add`, ...), for the kind of array
-in hand. NumPy is always there; CuPy arrays bring theirs in with them; other libraries join through `register`.
+The engine never names an array library. It asks `namespace(array)` and gets an object whose attributes are
+the functions of the Python array API standard, plus the few that the standard lacks (`erf`, `scatter_add`,
+...), for the kind of array in hand. NumPy is always there; CuPy arrays bring theirs in with them; other
+libraries join through `register`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Namespace:
     """The functions of one array library. What a library lacks is added by a subclass; the rest is handed on.
 
     `blocked` says whether hand-written kernels should work through a large array in pieces that stay in a
-    processor's cache (NumPy) or in one go (GPUs); `in_place` whether they can be used at all, since they write with `out=`.
+    processor's cache (NumPy) or in one go (GPUs); `in_place` whether they can be used at all, since they
+    write with `out=`.
     """
 
     name = "abstract"
@@ -48,7 +50,9 @@ class Namespace:
         return value
 
     def unindex(self, values: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
-        """Add `values` into `zeros(shape)[index]`: the transpose of reading by index, right for repeated entries too."""
+        """Add `values` into `zeros(shape)[index]`: the transpose of reading by index, right for repeated
+        entries too.
+        """
         out = self.zeros(shape, dtype=values.dtype)
         parts = index if isinstance(index, tuple) else (index,)
         if all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
@@ -79,9 +83,11 @@ class NumpyNamespace(Namespace):
         self.erf = scipy.special.erf
 
     def scatter_add(self, values: numpy.ndarray, indices: numpy.ndarray, rows: int) -> numpy.ndarray:
-        """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array, in order of i.
+        """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array, in order of
+        i.
 
-        A sparse 0/1 matrix times `values`: the fastest scatter-add NumPy's world has (`numpy.add.at` is 25 times slower).
+        A sparse 0/1 matrix times `values`: the fastest scatter-add NumPy's world has (`numpy.add.at` is 25
+        times slower).
         """
         count = indices.size
         indices = numpy.where(indices < 0, indices + rows, indices)
@@ -102,10 +108,13 @@ def register(namespace: Namespace) -> None:
 
 register(NumpyNamespace())
 host: Namespace = _namespaces[numpy.ndarray]
+_namespaces[numpy.generic] = host  # what NumPy makes of 0-d results inside a rule
 
 
 def gpu() -> Namespace:
-    """Return the CuPy namespace, importing CuPy on first use. Raises DeviceError where there is no usable GPU."""
+    """Return the CuPy namespace, importing CuPy on first use. Raises DeviceError where there is no usable
+    GPU.
+    """
     if "gpu" not in _devices:
         _devices["gpu"] = importlib.import_module("minigrad.backend_cupy").load()
         register(_devices["gpu"])
@@ -163,37 +172,46 @@ def mixed(*arrays: Array) -> DeviceError:
     return DeviceError(f"one operation got arrays on {places}; move them together first, as in x.to('cpu')")
 
 
-_constants: dict[tuple[float, numpy.dtype], numpy.ndarray] = {}
+_constants: dict[tuple[Any, ...], Array] = {}
 
 
 def constant(value: float, like: Array) -> Array:
-    """A 0-d array of a Python number, in the dtype it takes beside the array `like` (NEP 50's weak promotion).
+    """A 0-d array of a Python number, in the dtype it takes beside the array `like` (NEP 50's weak
+    promotion).
 
-    NumPy computes with a 0-d array twice as fast as with a Python float, so the usual ones are kept. Never 0.0, which
-    hashes like -0.0.
+    NumPy computes with a 0-d array twice as fast as with a Python float, so the usual ones are kept. Never
+    0.0, which hashes like -0.0.
     """
     dtype = like.dtype
-    if type(like) is not numpy.ndarray:
-        return value  # the library has its own way with scalars
-    if type(value) is float and dtype.kind == "f" and value != 0.0:
-        key = (value, dtype)
+    if type(value) is float and value != 0.0:
+        key = (value, dtype) if type(like) is numpy.ndarray else (value, dtype, namespace(like).device(like))
         found = _constants.get(key)
-        if found is None:
-            found = numpy.asarray(value, dtype)
-            found.flags.writeable = False
-            if len(_constants) < 1024:
-                _constants[key] = found
-        return found
-    return numpy.asarray(value, numpy.result_type(dtype, value))
+        if found is not None:
+            return found
+        made = _constant(value, like)
+        if len(_constants) < 1024:
+            _constants[key] = made
+        return made
+    return _constant(value, like)
+
+
+def _constant(value: float, like: Array) -> Array:
+    made = numpy.asarray(value, numpy.result_type(like.dtype, value))
+    made.flags.writeable = False
+    return (
+        made
+        if type(like) is numpy.ndarray
+        else namespace(like).from_host(made, device=namespace(like).device(like))
+    )
 
 
 def keep_freed_memory() -> bool:
     """Tell the C library to keep freed memory for the next array instead of returning it to the system.
 
-    A training step frees and allocates the same megabytes again and again; by default glibc gives large blocks back, and
-    the page faults of getting them anew cost up to a fifth of a step. Peak memory stays the same, but the process does
-    not shrink between steps. The command line calls this; a library must leave it to the program. Returns whether the
-    setting took (glibc only).
+    A training step frees and allocates the same megabytes again and again; by default glibc gives large
+    blocks back, and the page faults of getting them anew cost up to a fifth of a step. Peak memory stays the
+    same, but the process does not shrink between steps. The command line calls this; a library must leave it
+    to the program. Returns whether the setting took (glibc only).
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,8 +1,9 @@
 """Fused operations: a readable composition, plus a hand-derived fast path that is held to it.
 
-The composition is the definition. Forward mode, second derivatives and arrays that cannot be written in place use it as it
-stands. Training takes the fast path: one node, few passes over memory, and nothing saved but the inputs and
-small statistics. There the lifted reading runs the composition again from the saved inputs; it costs one more forward pass.
+The composition is the definition. Forward mode, second derivatives and arrays that cannot be written in place
+use it as it stands. Training takes the fast path: one node, few passes over memory, and nothing saved but the
+inputs and small statistics. There the lifted reading runs the composition again from the saved inputs; it
+costs one more forward pass.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ P = ParamSpec("P")
 
 
 class Fused(Operation):
-    """An operation with a fast path over the composition that defines it. Inputs may be None where it allows that."""
+    """An operation with a fast path over the composition that defines it. Inputs may be None where it allows
+    that.
+    """
 
-    def __init__(self, composition: Callable[..., Any], forward: Callable[..., Any], pull: Callable[..., Any]) -> None:
+    def __init__(
+        self, composition: Callable[..., Any], forward: Callable[..., Any], pull: Callable[..., Any]
+    ) -> None:
         def signature_carrier(xp: Any, /, *inputs: Any) -> Any: ...
 
         signature = inspect.signature(composition)
@@ -41,9 +46,13 @@ class Fused(Operation):
     def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
         parameters = {**self.defaults, **parameters}
         nodes = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
-        arrays = tuple([x.data if isinstance(x, Tensor) else None if x is None else backend.asarray(x) for x in inputs])
+        arrays = tuple(
+            [x.data if isinstance(x, Tensor) else None if x is None else backend.asarray(x) for x in inputs]
+        )
         xp = backend.namespace(arrays[0])
-        if not (state.fused and xp.in_place) or (state.streaming and any(type(node) is Dual for node in nodes)):
+        if not (state.fused and xp.in_place) or (
+            state.streaming and any(type(node) is Dual for node in nodes)
+        ):
             return self.composition(*inputs, **parameters)
         try:
             out, kept = self.fast_forward(xp, *arrays, **parameters)
@@ -60,7 +69,9 @@ class Fused(Operation):
         from minigrad.transforms import vjp
 
         chosen = [i for i, need in enumerate(needs) if need]
-        _, transposed = vjp(self._partial(node, chosen), *(Tensor.of(arrays[i], node.inputs[i]) for i in chosen))
+        _, transposed = vjp(
+            self._partial(node, chosen), *(Tensor.of(arrays[i], node.inputs[i]) for i in chosen)
+        )
         cotangents = dict(zip(chosen, transposed(v), strict=True))
         return [cotangents.get(i) for i in range(len(needs))]
 
@@ -79,7 +90,9 @@ class Fused(Operation):
         arrays = node.saved[0]
 
         def of_chosen(*values: Tensor) -> Any:
-            inputs = [None if a is None else Tensor.of(a, edge) for a, edge in zip(arrays, node.inputs, strict=True)]
+            inputs = [
+                None if a is None else Tensor.of(a, edge) for a, edge in zip(arrays, node.inputs, strict=True)
+            ]
             for i, value in zip(chosen, values, strict=True):
                 inputs[i] = value
             return self.composition(*inputs, **node.parameters)
@@ -87,11 +100,13 @@ class Fused(Operation):
         return of_chosen
 
 
-def fused(*, forward: Callable[..., Any], pull: Callable[..., Any]) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+def fused(
+    *, forward: Callable[..., Any], pull: Callable[..., Any]
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Give a composition a fast path.
 
-    `forward(xp, *arrays, **parameters)` returns the result and what `pull(xp, v, needs, arrays, kept, **parameters)` wants
-    kept; `pull` returns a cotangent for each input, None where `needs` is false.
+    `forward(xp, *arrays, **parameters)` returns the result and what `pull(xp, v, needs, arrays, kept,
+    **parameters)` wants kept; `pull` returns a cotangent for each input, None where `needs` is false.
     """
 
     def declare(composition: Callable[P, Any]) -> Callable[P, Any]:

@@ -1,7 +1,8 @@
 """The graph: one node for every operation that ran, and the state of the thread that ran it.
 
-A `Tensor` is only a handle (an array and the node that made it). The node knows where it came from and what its derivative
-rule needs, and not its own result, so an intermediate array lives exactly as long as somebody needs it.
+A `Tensor` is only a handle (an array and the node that made it). The node knows where it came from and what
+its derivative rule needs, and not its own result, so an intermediate array lives exactly as long as somebody
+needs it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 next_number = itertools.count(1).__next__
-"""Creation numbers. Taking one is a single atomic step, so threads share the counter; every node is newer than its inputs."""
+"""Creation numbers. Taking one is a single atomic step, so threads share the counter; every node is newer
+than its inputs.
+"""
 
 
 class State(threading.local):
@@ -76,8 +79,8 @@ def fused_operations(enabled: bool) -> Iterator[None]:
 class Node:
     """One recorded operation.
 
-    `inputs` holds the node of each input (None for constants), `saved` what the derivative rules asked for, `shape` and
-    `dtype` those of the result, `number` the place in the order of creation.
+    `inputs` holds the node of each input (None for constants), `saved` what the derivative rules asked for,
+    `shape` and `dtype` those of the result, `number` the place in the order of creation.
     """
 
     __slots__ = ("dtype", "inputs", "number", "operation", "parameters", "saved", "shape")
@@ -107,8 +110,8 @@ class Node:
 class Leaf(Node):
     """Where a graph begins: a tensor with `requires_grad`. Gradients end up here.
 
-    With a `buffer` (a raw array of the leaf's shape) gradients are written there, so that many can lie in one flat array.
-    Hooks run as soon as the gradient is final within a backward walk.
+    With a `buffer` (a raw array of the leaf's shape) gradients are written there, so that many can lie in one
+    flat array. Hooks run as soon as the gradient is final within a backward walk.
     """
 
     __slots__ = ("buffer", "filled", "gradient", "hooks")

@@ -1,14 +1,16 @@
 """In-place safety: which bytes were overwritten when, and whether a saved array is stale because of it.
 
-Whoever writes into an array that tensors may share (an optimizer, `x.assign(...)`, an `out=`) calls `mutated(array)`. It notes
-the byte range and a creation number. A walk that meets a node older than the latest mutation compares the ranges
-of what that node saved; otherwise the check is one comparison of two integers.
+Whoever writes into an array that tensors may share (an optimizer, `x.assign(...)`, an `out=`) calls
+`mutated(array)`. It notes the byte range and a creation number. A walk that meets a node older than the
+latest mutation compares the ranges of what that node saved; otherwise the check is one comparison of two
+integers.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 from minigrad.backend import Array
@@ -22,7 +24,9 @@ latest = 0
 
 
 def byte_range(array: Array) -> tuple[int, int] | None:
-    """First and past-the-last address that the array touches; None where addresses are unknown or nothing is held."""
+    """First and past-the-last address that the array touches; None where addresses are unknown or nothing is
+    held.
+    """
     if array.size == 0:
         return None
     if hasattr(array, "__array_interface__"):
@@ -51,12 +55,16 @@ def mutated(array: Array) -> None:
         owner = owner.base
     try:
         # When the owner of the memory is gone nothing can hold a view of it, and the note is dropped with it.
-        alive = weakref.ref(owner, lambda _, span=span: _ranges.pop(span, None))
+        alive = weakref.ref(owner, partial(_forget, span))
     except TypeError:
         alive = None
     with _lock:
         latest = next_number()
         _ranges[span] = (latest, alive)
+
+
+def _forget(span: tuple[int, int], _: Any) -> None:
+    _ranges.pop(span, None)
 
 
 def check(node: Node) -> None:
@@ -69,9 +77,9 @@ def check(node: Node) -> None:
             if number > node.number and start < span[1] and span[0] < stop:
                 name = node.operation.name if node.operation is not None else "leaf"
                 raise GraphError(
-                    f"{name} (node {node.number}) saved an array of shape {array.shape} for its derivative, and the array "
-                    f"was changed in place afterwards (mutation {number}); run the walk before the change, or compute "
-                    "with a copy"
+                    f"{name} (node {node.number}) saved an array of shape {array.shape} for its "
+                    f"derivative, and the array was changed in place afterwards (mutation {number}); run the walk before the "
+                    "change, or compute with a copy"
                 )
 
 

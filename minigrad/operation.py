@@ -1,16 +1,17 @@
 """Operations: declared once, forward and derivative rules side by side.
 
-A forward function takes an array namespace `xp`, then the inputs (positional-only), then parameters. A rule takes `xp`, the
-incoming derivative `v`, and *by name* whatever else it needs: an input, a parameter, `out`, or an input's shape or
-dtype (`x_shape`, `x_dtype`). What it asks for is what is saved, and nothing else is kept. There are three forms:
+A forward function takes an array namespace `xp`, then the inputs (positional-only), then parameters. A rule
+takes `xp`, the incoming derivative `v`, and *by name* whatever else it needs: an input, a parameter, `out`,
+or an input's shape or dtype (`x_shape`, `x_dtype`). What it asks for is what is saved, and nothing else is
+kept. There are three forms:
 
 * `elementwise`: one factor per input serves both walks, `rule(xp, v, ...) = v · ∂f/∂x`;
 * `linear`: the operation is its own derivative forwards; per input only the transpose is written;
 * `general`: `pull` and `push` are written out, for any number of inputs and outputs.
 
-`fused` (in minigrad.fused) adds a fast path to a composition of such operations. Rules never see a broadcast: the walks take
-care of it. They use operators and functions of `xp` only, never `if` on values, and so they also run on Tensors
-(`xp` is then minigrad itself), which is how second derivatives come about.
+`fused` (in minigrad.fused) adds a fast path to a composition of such operations. Rules never see a broadcast:
+the walks take care of it. They use operators and functions of `xp` only, never `if` on values, and so they
+also run on Tensors (`xp` is then minigrad itself), which is how second derivatives come about.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Operation:
         base, _, what = name.rpartition("_")
         if what in ("shape", "dtype") and base in self.inputs:
             return getattr(values[self.inputs.index(base)], what)
-        raise TypeError(f"{self.name}: a rule asks for {name!r}, which is no input, parameter, shape or 'out'")
+        raise TypeError(
+            f"{self.name}: a rule asks for {name!r}, which is no input, parameter, shape or 'out'"
+        )
 
     def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
         """Apply the `pull` rule of the general form to the values that a node saved."""
@@ -117,7 +120,9 @@ class Operation:
 
     def explain(self, error: Exception, arrays: Sequence[Array]) -> MinigradError:
         """Turn an array library's complaint into one that names the operation and the shapes."""
-        shapes = ", ".join(f"{name} {getattr(a, 'shape', a)}" for name, a in zip(self.inputs, arrays, strict=False))
+        shapes = ", ".join(
+            f"{name} {getattr(a, 'shape', a)}" for name, a in zip(self.inputs, arrays, strict=False)
+        )
         if isinstance(error, MinigradError):
             return error
         kinds = {type(array) for array in arrays}
@@ -135,11 +140,13 @@ def _wanted(rule: Rule | None) -> tuple[str, ...]:
     return () if rule is None else tuple(inspect.signature(rule).parameters)[2:]
 
 
-# ----- Declaration --------------------------------------------------------------------------------------------------
+# ----- Declaration --------------------------------------------------------------------------------
 
 
 def elementwise(**rules: Rule | None) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Any]]:
-    """Declare an operation that acts entry by entry, with broadcasting. `x=rule` gives v · ∂f/∂x; None means zero."""
+    """Declare an operation that acts entry by entry, with broadcasting. `x=rule` gives v · ∂f/∂x; None means
+    zero.
+    """
 
     def declare(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
         return _public(Operation(forward, rules))
@@ -148,10 +155,11 @@ def elementwise(**rules: Rule | None) -> Callable[[Callable[Concatenate[Any, P],
 
 
 def linear(**transposes: Rule | None) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Any]]:
-    """Declare an operation that is linear in each input that has a rule; the rule applies the transpose to `v`.
+    """Declare an operation that is linear in each input that has a rule; the rule applies the transpose to
+    `v`.
 
-    A transpose must ask for every other input by name: the forward derivative is the operation itself with that input
-    replaced by its tangent, and takes the others from what was saved.
+    A transpose must ask for every other input by name: the forward derivative is the operation itself with
+    that input replaced by its tangent, and takes the others from what was saved.
     """
 
     def declare(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
@@ -160,7 +168,9 @@ def linear(**transposes: Rule | None) -> Callable[[Callable[Concatenate[Any, P],
         for name, wanted, rule in zip(operation.inputs, operation.wanted, operation.rules or (), strict=True):
             missing = set(operation.inputs) - {name} - set(wanted)
             if rule is not None and missing:
-                raise TypeError(f"{operation.name}: the transpose for {name} must ask for {sorted(missing)} too")
+                raise TypeError(
+                    f"{operation.name}: the transpose for {name} must ask for {sorted(missing)} too"
+                )
         return _public(operation)
 
     return declare
@@ -171,16 +181,19 @@ def general(
 ) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Any]]:
     """Declare an operation by both rules in full.
 
-    `pull(xp, v, needs, ...)` returns a cotangent for each input (None where `needs` is false); `push(xp, tangents, ...)`
-    gets None for inputs without a tangent. With `several_outputs` the forward function returns a tuple,
-    `v` is a tuple with None for unused outputs, and `push` returns a tuple.
+    `pull(xp, v, needs, ...)` returns a cotangent for each input (None where `needs` is false); `push(xp,
+    tangents, ...)` gets None for inputs without a tangent. With `several_outputs` the forward function
+    returns a tuple, `v` is a tuple with None for unused outputs, and `push` returns a tuple.
     """
 
     def declare(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
         operation = Operation(forward, {})
         operation.rules, operation.several_outputs = None, several_outputs
         operation.pull, operation.push = pull, push
-        names = (*tuple(inspect.signature(pull).parameters)[3:], *tuple(inspect.signature(push).parameters)[2:])
+        names = (
+            *tuple(inspect.signature(pull).parameters)[3:],
+            *tuple(inspect.signature(push).parameters)[2:],
+        )
         operation.wanted = (tuple(dict.fromkeys(names)),)
         operation.savers = (None,)
         return _public(operation)
@@ -189,7 +202,9 @@ def general(
 
 
 def constant(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
-    """Declare an operation without a derivative (comparisons, rounding to integers, argmax): its result is a constant."""
+    """Declare an operation without a derivative (comparisons, rounding to integers, argmax): its result is a
+    constant.
+    """
     operation = Operation(forward, {})
 
     def public(*inputs: Any, **parameters: Any) -> Any:
@@ -234,7 +249,7 @@ def _dressed(function: Callable[..., Any], operation: Operation) -> Callable[...
     return function
 
 
-# ----- Application --------------------------------------------------------------------------------------------------
+# ----- Application --------------------------------------------------------------------------------
 
 
 def _operand(x: Any, like: Array | None) -> Array:
@@ -343,9 +358,15 @@ def apply(operation: Operation, inputs: tuple[Any, ...], parameters: dict[str, A
 
 
 def _attach(
-    operation: Operation, arrays: tuple[Array, ...], nodes: tuple[Node | None, ...], out: Any, parameters: dict[str, Any]
+    operation: Operation,
+    arrays: tuple[Array, ...],
+    nodes: tuple[Node | None, ...],
+    out: Any,
+    parameters: dict[str, Any],
 ) -> Any:
-    """Wrap the result: with a tangent if a forward derivative streams by, with a node if it is to be recorded."""
+    """Wrap the result: with a tangent if a forward derivative streams by, with a node if it is to be
+    recorded.
+    """
     if operation.rules is not None:  # an input without a rule has derivative zero
         nodes = tuple(n if rule is not None else None for n, rule in zip(nodes, operation.rules, strict=True))
     attached = [node for node in nodes if node is not None]
@@ -371,17 +392,24 @@ def _attach(
 
 
 def record(
-    operation: Operation, arrays: tuple[Array, ...], nodes: tuple[Node | None, ...], out: Any, parameters: dict[str, Any]
+    operation: Operation,
+    arrays: tuple[Array, ...],
+    nodes: tuple[Node | None, ...],
+    out: Any,
+    parameters: dict[str, Any],
 ) -> Node:
     """Make the node of an operation that just ran, saving what its rules ask for."""
     values = (*arrays, out)
     if operation.rules is not None:
         saved: Any = tuple(
-            operation.save(i, values, parameters) if node is not None else None for i, node in enumerate(nodes)
+            operation.save(i, values, parameters) if node is not None else None
+            for i, node in enumerate(nodes)
         )
     else:
         saved = operation.save(0, values, parameters)
-    shape, dtype = (tuple(a.shape for a in out), None) if operation.several_outputs else (out.shape, out.dtype)
+    shape, dtype = (
+        (tuple(a.shape for a in out), None) if operation.several_outputs else (out.shape, out.dtype)
+    )
     return Node(operation, nodes, saved, parameters, shape, dtype)
 
 
@@ -398,5 +426,5 @@ PICK = _Pick(_pick, {})
 
 
 def pick_node(node: Node, index: int, array: Array) -> Node:
-    """A node for output `index` of `node`. In a walk it hands its cotangent to that place of the operation."""
+    """A node for output `index` of `node`: in a walk it hands its cotangent to that place of it."""
     return Node(PICK, (node,), ((),), {"index": index}, array.shape, array.dtype)

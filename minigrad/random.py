@@ -1,9 +1,10 @@
 """Random numbers as a function of what they are for, never of who draws them.
 
-Starting values come from NumPy generators keyed by (seed, name). Masks drawn while a model runs are a hash of (seed, step,
-stream, sample, position in the sample): recomputation replays them, and any split of the batch over ranks or microbatches
-draws the same ones. The hash is SplitMix64 (Steele, Lea, Flood 2014, Fast Splittable Pseudorandom Number Generators, §4),
-computed with array operations, so it is the same on every backend.
+Starting values come from NumPy generators keyed by (seed, name). Masks drawn while a model runs are a hash of
+(seed, step, stream, sample, position in the sample): recomputation replays them, and any split of the batch
+over ranks or microbatches draws the same ones. The hash is SplitMix64 (Steele, Lea, Flood 2014, Fast
+Splittable Pseudorandom Number Generators, §4), computed with array operations, so it is the same on every
+backend.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def next_generator() -> numpy.random.Generator:
 
 @contextmanager
 def scope(*, seed: int, step: int, samples: Sequence[int]) -> Iterator[None]:
-    """Say what a model is run for: masks drawn inside belong to this seed, step and these global sample numbers.
+    """Say what a model is run for: masks drawn inside belong to this seed, step and these global sample
+    numbers.
 
     `samples[i]` is the number, within the whole batch of the step, of row i of what this rank computes.
     """
@@ -82,8 +84,8 @@ def _mixed(xp: Namespace, z: Array) -> Array:
 def uniform(xp: Namespace, shape: tuple[int, ...], stream: str) -> Array:
     """Uniform float64 numbers in [0, 1) of `shape`; the first axis counts samples.
 
-    `stream` names the layer and role. Inside `scope` the numbers are a function of what it says; outside, every
-    call draws new ones. Raises ShapeError if the scope names another number of samples.
+    `stream` names the layer and role. Inside `scope` the numbers are a function of what it says; outside,
+    every call draws new ones. Raises ShapeError if the scope names another number of samples.
     """
     rows = shape[0] if shape else 1
     step, samples = _state.step, _state.samples
@@ -91,7 +93,9 @@ def uniform(xp: Namespace, shape: tuple[int, ...], stream: str) -> Array:
         _state.draws += 1
         step, samples = -_state.draws, range(rows)
     if len(samples) != rows:
-        raise ShapeError(f"the scope names {len(samples)} samples, and {rows} rows are drawn; the first axis counts samples")
+        raise ShapeError(
+            f"the scope names {len(samples)} samples, but {rows} rows are drawn; the first axis is samples"
+        )
     start = numpy.uint64(key(_state.seed, step, stream))
     keys = numpy.asarray(samples, numpy.uint64) * numpy.uint64(_GAMMA) + start
     keys = xp.asarray(_mixed(_HOST, keys))

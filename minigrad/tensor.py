@@ -21,8 +21,9 @@ _new = object.__new__
 class Tensor:
     """An n-dimensional array whose history is recorded, so that derivatives can be taken through it.
 
-    `data` is the raw array (never a bare scalar); `node` is where it came from, or None for a constant. Make one with
-    `mg.tensor(data, requires_grad=True)`; operators and functions of `minigrad` then follow the Python array API.
+    `data` is the raw array (never a bare scalar); `node` is where it came from, or None for a constant. Make
+    one with `mg.tensor(data, requires_grad=True)`; operators and functions of `minigrad` then follow the
+    Python array API.
     """
 
     __slots__ = ("__weakref__", "data", "node")
@@ -82,7 +83,9 @@ class Tensor:
         return self.node is None or isinstance(self.node, Leaf)
 
     def __repr__(self) -> str:
-        text = repr(self.data).removeprefix("array").strip("()") if self.data.size else f"[], shape={self.shape}"
+        text = (
+            repr(self.data).removeprefix("array").strip("()") if self.data.size else f"[], shape={self.shape}"
+        )
         text = text.partition(", dtype=")[0]
         parts = [f"tensor({text}", f"dtype={self.dtype}"]
         if self.device != "cpu":
@@ -116,7 +119,9 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> ndarray:
         if self.node is not None and state.recording:
-            raise GraphError("this tensor is part of a graph; NumPy would lose it: use x.detach() or x.numpy()")
+            raise GraphError(
+                "this tensor is part of a graph; NumPy would lose it: use x.detach() or x.numpy()"
+            )
         array = self.numpy() if not copy else self.numpy().copy()
         return array if dtype is None else array.astype(dtype)
 
@@ -128,7 +133,9 @@ class Tensor:
 
     def __bool__(self) -> bool:
         if self.data.size != 1:
-            raise ShapeError(f"the truth of a tensor of shape {self.shape} is ambiguous; use any(x) or all(x)")
+            raise ShapeError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous; use any(x) or all(x)"
+            )
         return bool(self.data.item())
 
     def __index__(self) -> int:
@@ -164,7 +171,9 @@ class Tensor:
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Make this tensor a leaf whose gradient is wanted (or a constant), in place. Returns itself."""
         if not self.is_leaf:
-            raise GraphError("only a tensor without history can be made a leaf; use x.detach().requires_grad_()")
+            raise GraphError(
+                "only a tensor without history can be made a leaf; use x.detach().requires_grad_()"
+            )
         if not requires_grad:
             self.node = None
         elif self.node is None:
@@ -175,12 +184,16 @@ class Tensor:
 
     def _leaf(self) -> Leaf:
         if not isinstance(self.node, Leaf):
-            raise GraphError("this tensor is not a leaf that requires a gradient; make it with requires_grad=True")
+            raise GraphError(
+                "this tensor is not a leaf that requires a gradient; make it with requires_grad=True"
+            )
         return self.node
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that backward walks have added up so far; None before the first and after `zero_grad()`."""
+        """The gradient that backward walks have added up so far; None before the first and after
+        `zero_grad()`.
+        """
         if not isinstance(self.node, Leaf):
             return None
         if self.node.buffer is not None:
@@ -200,12 +213,14 @@ class Tensor:
             leaf.gradient = value
 
     def zero_grad(self) -> None:
-        """Forget the gradient; the next backward walk starts anew (a given buffer stays, and is overwritten)."""
+        """Forget the gradient; the next backward walk starts anew (and overwrites a given buffer)."""
         self.grad = None
 
     @property
     def grad_buffer(self) -> Array | None:
-        """A raw array of this tensor's shape and dtype that gradients are to be written into, if one was given."""
+        """A raw array of this tensor's shape and dtype that gradients are to be written into, if one was
+        given.
+        """
         return self._leaf().buffer
 
     @grad_buffer.setter
@@ -213,7 +228,7 @@ class Tensor:
         leaf = self._leaf()
         if buffer is not None and (buffer.shape != self.shape or buffer.dtype != self.dtype):
             raise ShapeError(
-                f"a gradient buffer for {self.shape} {self.dtype} cannot be {buffer.shape} {buffer.dtype}; make them equal"
+                f"a gradient buffer for {self.shape} {self.dtype} cannot be {buffer.shape} {buffer.dtype}"
             )
         present = self.grad
         leaf.buffer, leaf.gradient, leaf.filled = buffer, None, False
@@ -221,7 +236,9 @@ class Tensor:
             self.grad = present
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Callable[[], None]:
-        """Call `hook(x)` whenever a backward walk has finished this leaf's gradient. Returns a function that removes it."""
+        """Call `hook(x)` whenever a backward walk has finished this leaf's gradient. Returns a function that
+        removes it.
+        """
         leaf, tensor = self._leaf(), weakref.ref(self)
 
         def run() -> None:
@@ -232,17 +249,22 @@ class Tensor:
         leaf.hooks.append(run)
         return lambda: leaf.hooks.remove(run)
 
-    def backward(self, cotangent: Any = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
-        """Add the gradient of this tensor with respect to every leaf it was computed from into the leaf's `.grad`.
+    def backward(
+        self, cotangent: Any = None, *, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
+        """Add the gradient of this tensor with respect to every leaf it was computed from into the leaf's
+        `.grad`.
 
-        `cotangent` (this tensor's shape) is what the walk starts with; a single number starts with 1. The graph is
-        released as it is used, unless `retain_graph`. With `create_graph` the gradients have a graph of their own.
-        Raises GraphError if there is no graph, or it was used up.
+        `cotangent` (this tensor's shape) is what the walk starts with; a single number starts with 1. The
+        graph is released as it is used, unless `retain_graph`. With `create_graph` the gradients have a graph
+        of their own. Raises GraphError if there is no graph, or it was used up.
         """
         from minigrad.walk import pull, seed
 
         if self.node is None:
-            raise GraphError("this tensor has no graph to walk: nothing it was computed from requires a gradient")
+            raise GraphError(
+                "this tensor has no graph to walk: nothing it was computed from requires a gradient"
+            )
         start: Any = seed(self, cotangent)
         if create_graph:
             start = cotangent if isinstance(cotangent, Tensor) else Tensor.of(start)
@@ -251,7 +273,9 @@ class Tensor:
     # ----- Values in place -----
 
     def assign(self, values: Any) -> Tensor:
-        """Overwrite the values in place (same shape). A graph that still needs the old ones will say so. Returns itself."""
+        """Overwrite the values in place (same shape). A graph that still needs the old ones will say so.
+        Returns itself.
+        """
         if not self.is_leaf:
             raise GraphError("a tensor with history cannot be overwritten; compute a new one instead")
         array = values.data if isinstance(values, Tensor) else backend.asarray(values)
@@ -352,7 +376,9 @@ class Tensor:
     @property
     def T(self) -> Tensor:
         if self.ndim != 2:
-            raise ShapeError(f".T is for matrices, and this tensor has shape {self.shape}; use .mT or permute_dims")
+            raise ShapeError(
+                f".T is for matrices, and this tensor has shape {self.shape}; use .mT or permute_dims"
+            )
         return minigrad.ops.matrix_transpose(self)
 
     def sum(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
@@ -365,7 +391,9 @@ class Tensor:
         return minigrad.ops.max(self, axis=axis, keepdims=keepdims)
 
     def reshape(self, *shape: Any) -> Tensor:
-        return minigrad.ops.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        return minigrad.ops.reshape(
+            self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        )
 
     def copy(self) -> Tensor:
         """A copy as a new tensor, part of the graph."""
@@ -382,7 +410,8 @@ def _is_python_float(data: Any) -> bool:
 def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Make a Tensor of numbers, nested lists or an array.
 
-    Python floats become the default dtype (float32); arrays keep theirs and share their memory where they can.
+    Python floats become the default dtype (float32); arrays keep theirs and share their memory where they
+    can.
 
     >>> import minigrad as mg
     >>> x = mg.tensor([1.0, 2.0], requires_grad=True)

@@ -1,7 +1,9 @@
-"""Derivatives of functions: each transform runs the function on alias nodes of its inputs and walks between them.
+"""Derivatives of functions: each transform runs the function on alias nodes of its inputs and walks between
+them.
 
-Because a transform starts and stops exactly at its own aliases, transforms nest in any order without confusing their
-perturbations: an inner derivative never sees the outer one's variable, and the other way round.
+Because a transform starts and stops exactly at its own aliases, transforms nest in any order without
+confusing their perturbations: an inner derivative never sees the outer one's variable, and the other way
+round.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from minigrad.walk import gather, pull, push, seed
 def _differentiable(x: Any) -> Tensor:
     x = x if isinstance(x, Tensor) else Tensor(x)
     if x.dtype.kind not in "fV":
-        raise DTypeError(f"derivatives are taken at floating-point tensors, and this one is {x.dtype}; use x.astype(...)")
+        raise DTypeError(
+            f"derivatives are taken at floating-point tensors, and this one is {x.dtype}; use x.astype(...)"
+        )
     return x
 
 
@@ -56,19 +60,22 @@ def _settled(tensors: list[Tensor], beyond: bool = True) -> list[Tensor]:
     if state.recording:
         return tensors
     nodes = [x.node for x in tensors if x.node is not None]
-    duals = {node: node.tangent for node in gather(nodes) if isinstance(node, Dual)}
+    duals: dict[Node, Any] = {node: node.tangent for node in gather(nodes) if isinstance(node, Dual)}
     moved = dict(zip(nodes, push(nodes, duals), strict=True)) if nodes else {}
     return [
-        x if isinstance(x.node, Dual) else Tensor.of(x.data, Dual(t) if (t := moved.get(x.node)) is not None else None)  # type: ignore[arg-type]
+        x
+        if isinstance(x.node, Dual)
+        else Tensor.of(x.data, Dual(t) if (t := moved.get(x.node)) is not None else None)  # type: ignore[arg-type]
         for x in tensors
     ]
 
 
-# ----- Reverse mode ---------------------------------------------------------------------------------------------------
+# ----- Reverse mode -------------------------------------------------------------------------------
 
 
 def vjp(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Return f(*inputs) and the function v ↦ Jᵀv, which gives a cotangent for each input (a tuple, in their nesting).
+    """Return f(*inputs) and the function v ↦ Jᵀv, which gives a cotangent for each input (a tuple, in their
+    nesting).
 
     Tensors nobody depends on get zeros. The function can be called any number of times.
     """
@@ -83,7 +90,9 @@ def vjp(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[[Any], Any]]
     def transposed(cotangent: Any) -> Any:
         cotangents = flatten(cotangent)
         if len(cotangents) != len(results):
-            raise ShapeError(f"the function has {len(results)} outputs, and {len(cotangents)} cotangents were given")
+            raise ShapeError(
+                f"the function has {len(results)} outputs, and {len(cotangents)} cotangents were given"
+            )
         return rebuild(inputs, _pulled(results, cotangents, tensors, nodes, beyond))
 
     return rebuild(outputs, _settled(results, beyond)), transposed
@@ -99,7 +108,9 @@ def _pulled(
     attached = any(isinstance(c, Tensor) and c.node is not None for _, c, _ in pairs)
     lifted = beyond or ((state.recording or state.streaming) and attached)
     if lifted:
-        starts = [c if isinstance(c, Tensor) else Tensor.of(s) for (_, c, _), s in zip(pairs, starts, strict=True)]
+        starts = [
+            c if isinstance(c, Tensor) else Tensor.of(s) for (_, c, _), s in zip(pairs, starts, strict=True)
+        ]
     with mode(recording=lifted):
         found, _ = pull(roots, starts, targets=nodes, lifted=lifted, retain=True)
     cotangents = []
@@ -111,10 +122,13 @@ def _pulled(
     return _settled(cotangents, lifted)
 
 
-def value_and_grad(f: Callable[..., Any], *, argnums: int | tuple[int, ...] = 0) -> Callable[..., tuple[Any, Any]]:
+def value_and_grad(
+    f: Callable[..., Any], *, argnums: int | tuple[int, ...] = 0
+) -> Callable[..., tuple[Any, Any]]:
     """Return a function that gives f(...) and its gradient with respect to argument `argnums`.
 
-    f must return one number. The argument may be any nest of lists, tuples and dicts; the gradient has the same nesting.
+    f must return one number. The argument may be any nest of lists, tuples and dicts; the gradient has the
+    same nesting.
 
     >>> import minigrad as mg
     >>> mg.value_and_grad(lambda x: x * x)(mg.tensor(3.0))
@@ -124,7 +138,9 @@ def value_and_grad(f: Callable[..., Any], *, argnums: int | tuple[int, ...] = 0)
 
     def wrapped(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
         if max(places) >= len(arguments):
-            raise GraphError(f"gradient with respect to argument {max(places)}, but only {len(arguments)} were given")
+            raise GraphError(
+                f"gradient with respect to argument {max(places)}, but only {len(arguments)} were given"
+            )
 
         def of_chosen(*chosen: Any) -> Any:
             every = list(arguments)
@@ -135,7 +151,9 @@ def value_and_grad(f: Callable[..., Any], *, argnums: int | tuple[int, ...] = 0)
         value, transposed = vjp(of_chosen, *(arguments[place] for place in places))
         if not isinstance(value, Tensor) or value.size != 1:
             shape = value.shape if isinstance(value, Tensor) else type(value).__name__
-            raise GraphError(f"grad needs a function that returns one number; this one returned {shape}; use vjp or jacobian")
+            raise GraphError(
+                f"grad needs a function that returns one number, not {shape}; use vjp or jacobian"
+            )
         gradients = transposed(creation.ones_like(value.detach()))
         return value, gradients[0] if isinstance(argnums, int) else gradients
 
@@ -162,9 +180,11 @@ def gradients(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> Any:
-    """Derivatives of `outputs` (summed against `cotangents`) with respect to `inputs`, tensors of a recorded graph.
+    """Derivatives of `outputs` (summed against `cotangents`) with respect to `inputs`, tensors of a recorded
+    graph.
 
-    Nothing is added to any `.grad`. Raises GraphError for an input that no output depends on, unless `allow_unused` (then None).
+    Nothing is added to any `.grad`. Raises GraphError for an input that no output depends on, unless
+    `allow_unused` (then None).
     """
     ends, starts = flatten(outputs), flatten(inputs)
     if any(x.node is None for x in [*ends, *starts]):
@@ -184,13 +204,15 @@ def gradients(
     return rebuild(inputs, results)
 
 
-# ----- Forward mode ---------------------------------------------------------------------------------------------------
+# ----- Forward mode -------------------------------------------------------------------------------
 
 
 def jvp(f: Callable[..., Any], inputs: Any, tangents: Any) -> tuple[Any, Any]:
-    """Return f(x) and Jt, the derivative of f at x in direction t. A tuple of inputs is f's several arguments.
+    """Return f(x) and Jt, the derivative of f at x in direction t. A tuple of inputs is f's several
+    arguments.
 
-    At the top level the tangent travels with the computation and nothing is kept, so memory is that of running f alone.
+    At the top level the tangent travels with the computation and nothing is kept, so memory is that of
+    running f alone.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     leaves = [_differentiable(x) for x in flatten(arguments)]
@@ -208,7 +230,9 @@ def jvp(f: Callable[..., Any], inputs: Any, tangents: Any) -> tuple[Any, Any]:
 def _jvp_streamed(f: Callable[..., Any], arguments: Any, leaves: list[Tensor], moves: list[Tensor]) -> Any:
     duals = [Dual(t.data) for t in moves]
     with mode(streaming=True):
-        outputs = f(*rebuild(arguments, [Tensor.of(x.data, dual) for x, dual in zip(leaves, duals, strict=True)]))
+        outputs = f(
+            *rebuild(arguments, [Tensor.of(x.data, dual) for x, dual in zip(leaves, duals, strict=True)])
+        )
     results = [x if isinstance(x, Tensor) else Tensor(x) for x in flatten(outputs)]
     recorded = [x.node for x in results if x.node is not None and not isinstance(x.node, Dual)]
     # What met tensors of a graph on its way was recorded there, and its tangent belongs to that graph too.

@@ -1,11 +1,11 @@
 """The two walks over a graph. Both are plain loops over nodes in the order of their creation.
 
-*Pull* carries cotangents from outputs towards inputs (reverse mode: at each node, v ↦ Jᵀv); *push* carries tangents from
-inputs towards outputs (forward mode: t ↦ Jt). At each node both add up everything that arrives there before they go on,
-and that is why a graph with 3^k paths costs 3k steps.
+*Pull* carries cotangents from outputs towards inputs (reverse mode: at each node, v ↦ Jᵀv); *push* carries
+tangents from inputs towards outputs (forward mode: t ↦ Jt). At each node both add up everything that arrives
+there before they go on, and that is why a graph with 3^k paths costs 3k steps.
 
-Each walk has two readings. Raw: rules get arrays, nothing is recorded. Lifted: rules get Tensors and minigrad's own
-functions, so that the walk itself becomes part of the graph and can be differentiated again.
+Each walk has two readings. Raw: rules get arrays, nothing is recorded. Lifted: rules get Tensors and
+minigrad's own functions, so that the walk itself becomes part of the graph and can be differentiated again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from minigrad.tensor import Tensor
 def gather(roots: Iterable[Node], floor: int = 0) -> list[Node]:
     """Every node that the roots were computed from, newest first; nodes older than `floor` are left out.
 
-    A leaf takes its turn directly after its lowest-numbered consumer: that is when its gradient is final, although
-    the leaf itself may be older than everything else.
+    A leaf takes its turn directly after its lowest-numbered consumer: that is when its gradient is final,
+    although the leaf itself may be older than everything else.
     """
     turn: dict[Node, float] = {root: root.number for root in roots}
     stack = list(turn)
@@ -55,7 +55,7 @@ def reaching(order: Sequence[Node], targets: Iterable[Node]) -> set[Node]:
     return reach
 
 
-# ----- Pull ---------------------------------------------------------------------------------------------------------
+# ----- Pull ---------------------------------------------------------------------------------------
 
 
 class Postponed:
@@ -67,11 +67,11 @@ class Postponed:
 
     def __init__(self, order: list[Node], reach: set[Node], retain: bool, lifted: bool) -> None:
         self._order, self._reach, self._retain, self._lifted = order, reach, retain, lifted
-        self._waiting: dict[Node, Any] = {}
+        self.waiting: dict[Node, Any] = {}
 
     def run(self) -> None:
         """Finish the walk: add the gradients of the leaves into `.grad`. Can be called once."""
-        waiting, self._waiting = self._waiting, {}
+        waiting, self.waiting = self.waiting, {}
         order = [node for node in self._order if node in waiting or node not in self._reach]
         self._order = []
         _walk(order, waiting, {}, self._lifted, self._retain, skip=self._reach)
@@ -88,9 +88,10 @@ def pull(
 ) -> tuple[dict[Node, Any], Postponed | None]:
     """Walk from `roots`, each with its cotangent, towards the inputs.
 
-    Without `targets`, the gradient of every leaf is added into its `.grad`. With them, returns the cotangents that
-    arrive at the targets and touches nothing else; `postpone` keeps the leaves' part for `Postponed.run`. A node's saved
-    values are released when it is passed, unless `retain` is set or the reading is `lifted`.
+    Without `targets`, the gradient of every leaf is added into its `.grad`. With them, returns the cotangents
+    that arrive at the targets and touches nothing else; `postpone` keeps the leaves' part for
+    `Postponed.run`. A node's saved values are released when it is passed, unless `retain` is set or the
+    reading is `lifted`.
     """
     retain = retain or lifted
     start: dict[Node, Any] = {}
@@ -122,6 +123,7 @@ def _walk(
     """The loop of every pull. `only` and `skip` say which edges to follow; `cotangents` is used up."""
     kind: type | None = None
     xp: Any = functions() if lifted else None
+    everything = only is None and skip is None
     for node in order:
         v = cotangents.pop(node, None)
         if v is None:
@@ -129,47 +131,30 @@ def _walk(
         operation = node.operation
         if node in collected:
             collected[node] = v
-        elif operation is None:
-            if isinstance(node, Leaf):
+        if operation is None:
+            if isinstance(node, Leaf) and node not in collected:
                 deliver(node, v)
             continue
-        if operation is None:
-            continue
-        saved = node.saved
-        if saved is None:
-            raise _released(node)
-        if node.number < mutation.latest:
-            mutation.check(node)
-        if not lifted and type(v) is not kind and type(v) is not dict:
-            kind = type(v)
-            xp = backend.namespace(v) if kind in backend._namespaces else backend.host
-        inputs = node.inputs
-        rules = operation.rules
+        saved, edges = _usable(node), node.inputs
         if operation is PICK:
-            _place(cotangents, inputs[0], node.parameters["index"], v)
+            _place(cotangents, edges[0], node.parameters["index"], v)
             continue
-        if rules is None:
-            needs = tuple(
-                e is not None and (only is None or e in only) and (skip is None or e not in skip) for e in inputs
-            )
-            if operation.several_outputs:
-                v = tuple(v.get(index) for index in range(len(node.shape)))
-                if not lifted:
-                    xp = backend.namespace(next(part for part in v if part is not None))
-            parts = operation.pull_node(xp, v, needs, node, lifted) if any(needs) else ()
-        postponed = False
-        for index, edge in enumerate(inputs):
+        if not everything:
+            edges = tuple(edge if _follows(edge, only, skip) else None for edge in edges)
+            if later is not None and edges != node.inputs:
+                later.waiting[node] = v
+        if not lifted and type(v) is not kind:
+            kind = type(v)
+            xp = backend.namespace(_any_part(v))
+        rules = operation.rules
+        parts = () if rules is not None else _general(operation, xp, v, edges, node, lifted)
+        for index, edge in enumerate(edges):
             if edge is None:
-                continue
-            if only is not None and edge not in only:
-                postponed = True
-                continue
-            if skip is not None and edge in skip:
                 continue
             if rules is None:
                 g = parts[index]
             else:
-                arguments = saved[index] if not lifted else lift(node, index)
+                arguments = lift(node, index) if lifted else saved[index]
                 g = rules[index](xp, v, *arguments)  # type: ignore[misc]
             if g is None:
                 continue
@@ -179,15 +164,33 @@ def _walk(
                 g = g.astype(edge.dtype)
             old = cotangents.get(edge)
             if old is not None:
-                cotangents[edge] = old + g
-            elif edge.operation is not None or lifted:
-                cotangents[edge] = g
-            else:  # a leaf owns its gradient: never an array that somebody else may hold
-                cotangents[edge] = g.copy() if g is v or g.base is not None else g
-        if postponed and later is not None:
-            later._waiting[node] = v
-        elif not retain:
+                g = old + g
+            elif edge.operation is None and not lifted and (g is v or g.base is not None):
+                g = g.copy()  # a leaf owns its gradient: never an array that somebody else may hold
+            cotangents[edge] = g
+        if not retain and (later is None or node not in later.waiting):
             node.saved = None
+
+
+def _follows(edge: Node | None, only: set[Node] | None, skip: set[Node] | None) -> bool:
+    return edge is not None and (only is None or edge in only) and (skip is None or edge not in skip)
+
+
+def _any_part(v: Any) -> Array:
+    """An array of the cotangent: of an operation with several outputs, the first that arrived."""
+    return next(iter(v.values())) if type(v) is dict else v
+
+
+def _general(
+    operation: Operation, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
+) -> Sequence[Any]:
+    """Cotangents of all inputs at once, by the rule of the general or fused form."""
+    needs = tuple(edge is not None for edge in edges)
+    if not any(needs):
+        return ()
+    if operation.several_outputs:
+        v = tuple(v.get(index) for index in range(len(node.shape)))
+    return operation.pull_node(xp, v, needs, node, lifted)
 
 
 def _place(cotangents: dict[Node, Any], edge: Node | None, index: int, v: Any) -> None:
@@ -220,29 +223,40 @@ def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...], operation: Operation | 
     extra = len(g.shape) - len(shape)
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
         name = operation.name if operation is not None else "an operation"
-        raise ShapeError(f"{name}: its derivative rule returned shape {g.shape} for an input of shape {shape}")
-    repeated = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1)
+        raise ShapeError(
+            f"{name}: its derivative rule returned shape {g.shape} for an input of shape {shape}"
+        )
+    repeated = tuple(range(extra)) + tuple(
+        extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1
+    )
     if extra:
         leading = xp.sum(g, axis=repeated, keepdims=True)
         return xp.reshape(leading, shape)
     return xp.sum(g, axis=repeated, keepdims=True)
 
 
-def _released(node: Node) -> GraphError:
+def _usable(node: Node) -> Any:
+    """What the node saved. Raises GraphError if it was released, or overwritten since."""
+    saved = node.saved
+    if saved is not None:
+        if node.number < mutation.latest:
+            mutation.check(node)
+        return saved
     assert node.operation is not None
-    return GraphError(
-        f"the values that {node.operation.name} (node {node.number}) had saved were released by an earlier backward walk; "
-        "pass retain_graph=True to that walk to go through the same graph again"
+    raise GraphError(
+        f"the values that {node.operation.name} (node {node.number}) had saved were released by an earlier "
+        "backward walk; pass retain_graph=True to that walk to go through the same graph again"
     )
 
 
-# ----- Push ---------------------------------------------------------------------------------------------------------
+# ----- Push ---------------------------------------------------------------------------------------
 
 
 def push(outputs: Sequence[Node], starts: dict[Node, Any], *, lifted: bool = False) -> list[Any]:
     """Walk from `starts`, each with its tangent, to `outputs`, over a recorded graph.
 
-    Returns the tangent of each output (None where no path leads). A tangent is dropped after its last consumer.
+    Returns the tangent of each output (None where no path leads). A tangent is dropped after its last
+    consumer.
     """
     order = gather(outputs, min((node.number for node in starts), default=0))[::-1]
     last = {edge: node for node in order for edge in node.inputs if edge is not None}
@@ -252,17 +266,13 @@ def push(outputs: Sequence[Node], starts: dict[Node, Any], *, lifted: bool = Fal
         edges = node.inputs
         if node in starts or node.operation is None or not any(edge in tangents for edge in edges):
             continue
-        if node.saved is None:
-            raise _released(node)
-        if node.number < mutation.latest:
-            mutation.check(node)
+        _usable(node)
         incoming = [tangents.get(edge) if edge is not None else None for edge in edges]
         if node.operation is PICK:
-            tangents[node] = incoming[0][node.parameters["index"]]
+            several: Any = incoming[0]
+            tangents[node] = several[node.parameters["index"]]
         else:
             first = next(t for t in incoming if t is not None)
-            if isinstance(first, tuple):
-                first = next(t for t in first if t is not None)
             xp = functions() if lifted else backend.namespace(first)
             tangents[node] = tangent_of(node, incoming, xp, lifted=lifted)
         for edge in edges:
@@ -299,7 +309,7 @@ def tangent_of(node: Node, tangents: Sequence[Any], xp: Any, *, lifted: bool) ->
     return total if total.dtype == node.dtype else total.astype(node.dtype)
 
 
-# ----- The lifted reading ---------------------------------------------------------------------------------------------
+# ----- The lifted reading -------------------------------------------------------------------------
 
 
 def functions() -> Any:
@@ -314,7 +324,10 @@ def lift(node: Node, index: int) -> tuple[Any, ...]:
     operation = node.operation
     assert operation is not None
     saved = node.saved[index] if operation.rules is not None else node.saved
-    return tuple(_lifted(node, operation, name, value) for name, value in zip(operation.wanted[index], saved, strict=True))
+    return tuple(
+        _lifted(node, operation, name, value)
+        for name, value in zip(operation.wanted[index], saved, strict=True)
+    )
 
 
 def _lifted(node: Node, operation: Operation, name: str, value: Any) -> Any:
@@ -330,7 +343,9 @@ def _lifted(node: Node, operation: Operation, name: str, value: Any) -> Any:
 
 
 def seed(output: Tensor, cotangent: Any) -> Array:
-    """The raw cotangent to start a walk from `output` with: ones for a single number, otherwise what the caller gives."""
+    """The raw cotangent to start a walk from `output` with: ones for a single number, otherwise what the
+    caller gives.
+    """
     if cotangent is None:
         if output.data.size != 1:
             raise GraphError(
@@ -340,6 +355,7 @@ def seed(output: Tensor, cotangent: Any) -> Array:
         return backend.namespace(output.data).ones_like(output.data)
     array = cotangent.data if isinstance(cotangent, Tensor) else backend.asarray(cotangent)
     if array.shape != output.shape:
-        raise ShapeError(f"the cotangent has shape {array.shape}, but the output has shape {output.shape}; give it that")
+        raise ShapeError(
+            f"the cotangent has shape {array.shape}, but the output has shape {output.shape}; give it that"
+        )
     return array if array.dtype == output.dtype else array.astype(output.dtype)
-

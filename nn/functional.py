@@ -61,8 +61,8 @@ def layer_norm(
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, stream: str = "dropout") -> Tensor:
     """Set each entry to 0 with probability p and scale the others by 1/(1-p); the identity unless training.
 
-    The mask is a function of `stream` and of what `minigrad.random.scope` says; the first axis counts samples.
-    Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at training time).
+    The mask is a function of `stream` and of what `minigrad.random.scope` says; the first axis counts
+    samples. Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at training time).
     """
     if not 0.0 <= p <= 1.0:
         raise UsageError(f"dropout probability must lie between 0 and 1, got {p}")

@@ -1,8 +1,8 @@
 """A decoder-only transformer with GPT-2's structure and names.
 
-Paper: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, §2.3: layer norm before each sub-block and after
-the last, residual projections started at 1/√(number of residual layers), learned positions, tanh-GELU, and an output
-layer tied to the token embedding.
+Paper: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, §2.3: layer norm before each
+sub-block and after the last, residual projections started at 1/√(number of residual layers), learned
+positions, tanh-GELU, and an output layer tied to the token embedding.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class GPTConfig:
 
 
 class Cache:
-    """Keys and values of the positions that one attention layer has seen: (batch, heads, up to `context`, width of a head)."""
+    """Keys and values of the positions that one attention layer has seen: (batch, heads, up to `context`,
+    width of a head).
+    """
 
     def __init__(self, context: int) -> None:
         self.context, self.length = context, 0
@@ -101,7 +103,9 @@ class CausalSelfAttention(Module):
             scores = matmul(query * (1.0 / math.sqrt(query.shape[-1])), matrix_transpose(key))
             scores = where(xp.matrix_transpose(hidden(xp, time, time)), -math.inf, scores)
             heads = matmul(self.attn_dropout(softmax(scores)), value)
-        return self.resid_dropout(self.c_proj(reshape(permute_dims(heads, (0, 2, 1, 3)), (batch, time, width))))
+        return self.resid_dropout(
+            self.c_proj(reshape(permute_dims(heads, (0, 2, 1, 3)), (batch, time, width)))
+        )
 
 
 class MLP(Module):
@@ -136,12 +140,16 @@ class GPT(Module):
     Every starting value is a function of `seed` and the parameter's name.
     """
 
-    def __init__(self, config: GPTConfig, *, seed: int = 0, dtype: Any = "float32", device: str | None = None) -> None:
+    def __init__(
+        self, config: GPTConfig, *, seed: int = 0, dtype: Any = "float32", device: str | None = None
+    ) -> None:
         self.config = config
         self.wte = Embedding(config.vocabulary, config.width, dtype=dtype, device=device)
         self.wpe = Embedding(config.context, config.width, dtype=dtype, device=device)
         self.drop = Dropout(config.dropout, stream="drop")
-        self.h = ModuleList(Block(config, name=f"h.{i}", dtype=dtype, device=device) for i in range(config.layers))
+        self.h = ModuleList(
+            Block(config, name=f"h.{i}", dtype=dtype, device=device) for i in range(config.layers)
+        )
         self.ln_f = LayerNorm(config.width, dtype=dtype, device=device)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -161,7 +169,7 @@ class GPT(Module):
         time = tokens.shape[-1]
         if tokens.ndim != 2 or start + time > self.config.context:
             raise ShapeError(
-                f"expected tokens (batch, time) with at most {self.config.context} positions, got {tokens.shape}"
+                f"expected (batch, time) of at most {self.config.context} positions, got {tokens.shape}"
                 + (f" after {start} cached ones" if start else "")
             )
         x = self.drop(self.wte(tokens) + self.wpe.weight[start : start + time])
@@ -189,8 +197,9 @@ class GPT(Module):
     ) -> Iterator[int]:
         """Yield what `generate` returns, each token as soon as it is drawn.
 
-        Keys and values are cached. When the context is full, the newer half of it is read again and the window moves on.
-        Raises UsageError for an empty start, a negative temperature, or top_k outside 1 ... vocabulary.
+        Keys and values are cached. When the context is full, the newer half of it is read again and the
+        window moves on. Raises UsageError for an empty start, a negative temperature, or top_k outside 1 ...
+        vocabulary.
         """
         history = [int(token) for token in tokens]
         vocabulary, context = self.config.vocabulary, self.config.context
@@ -219,7 +228,9 @@ class GPT(Module):
             self.train(was_training)
 
 
-def _draw(logits: numpy.ndarray, temperature: float, top_k: int | None, generator: numpy.random.Generator) -> int:
+def _draw(
+    logits: numpy.ndarray, temperature: float, top_k: int | None, generator: numpy.random.Generator
+) -> int:
     """Draw from softmax(logits / temperature), among the top k if given."""
     if temperature == 0:
         return int(logits.argmax())

@@ -40,7 +40,9 @@ def ones_(tensor: Tensor) -> Tensor:
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
-    """Fill with normal numbers, drawn in float64 on the host and rounded, so that every dtype starts from the same."""
+    """Fill with normal numbers, drawn in float64 on the host and rounded, so that every dtype starts from the
+    same.
+    """
     values = _generator(generator).normal(mean, std, tensor.shape)
     return tensor.assign(Tensor(values, dtype=tensor.dtype, device=tensor.device))
 

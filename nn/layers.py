@@ -1,4 +1,4 @@
-"""The layers that a transformer is made of, with torch's constructor arguments, defaults and parameter names."""
+"""The layers that a transformer is made of, with torch's arguments, defaults and parameter names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ class Linear(Module):
     """y = x Wᵀ + b. Parameters: weight (out_features, in_features), bias (out_features,)."""
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, device: str | None = None, dtype: Any = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: str | None = None,
+        dtype: Any = None,
     ) -> None:
         if in_features < 1 or out_features < 0:
             raise UsageError(f"Linear({in_features}, {out_features}): sizes must be positive")
@@ -93,8 +99,9 @@ _numbers = _Numbers()
 class Dropout(Module):
     """Zero entries at random while training.
 
-    `stream` names this layer's random numbers. By default it is the number of the layer in the order this thread made them,
-    the same on all ranks that build the same model; a model that ranks build in parts should name them itself.
+    `stream` names this layer's random numbers. By default it is the number of the layer in the order this
+    thread made them, the same on all ranks that build the same model; a model that ranks build in parts
+    should name them itself.
     """
 
     def __init__(self, p: float = 0.5, *, stream: str | None = None) -> None:

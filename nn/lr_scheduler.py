@@ -11,7 +11,9 @@ from minigrad.nn.optim import Optimizer
 
 
 class LambdaLR:
-    """Set each group's rate to its starting rate times `factor(step)`; step 0 applies at once, `step()` goes on."""
+    """Set each group's rate to its starting rate times `factor(step)`; step 0 applies at once, `step()` goes
+    on.
+    """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
         self.optimizer, self.factor, self.last_epoch = optimizer, factor, 0
@@ -41,7 +43,8 @@ class LambdaLR:
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, minimum_ratio: float) -> float:
-    """Linear from 1/warmup_steps to 1 over the warm-up, then half a cosine down to `minimum_ratio`, and flat after that.
+    """Linear from 1/warmup_steps to 1 over the warm-up, then half a cosine down to `minimum_ratio`, and flat
+    after that.
 
     Paper: Loshchilov, Hutter 2017, SGDR, eq. 5, without restarts; warm-up as in Goyal et al. 2017, §2.2.
     """
@@ -54,7 +57,9 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, minimum_rat
 class WarmupCosine(LambdaLR):
     """Gradual warm-up, then a cosine down to `minimum_ratio` of the rate at `total_steps`."""
 
-    def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, minimum_ratio: float = 0.1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int, total_steps: int, minimum_ratio: float = 0.1
+    ) -> None:
         if not 0 <= warmup_steps <= total_steps:
             raise UsageError(f"warm-up of {warmup_steps} steps does not fit {total_steps} steps in all")
         super().__init__(

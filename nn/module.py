@@ -15,7 +15,9 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = True) -> None:
+    def __init__(
+        self, data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = True
+    ) -> None:
         super().__init__(data, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
@@ -24,13 +26,16 @@ class Buffer(Tensor):
 
     __slots__ = ("persistent",)
 
-    def __init__(self, data: Any, *, dtype: Any = None, device: str | None = None, persistent: bool = True) -> None:
+    def __init__(
+        self, data: Any, *, dtype: Any = None, device: str | None = None, persistent: bool = True
+    ) -> None:
         super().__init__(data, dtype=dtype, device=device)
         self.persistent = persistent
 
 
 class Module:
-    """Something with parameters and a `forward`. Assign parameters, buffers and modules to attributes; names follow.
+    """Something with parameters and a `forward`. Assign parameters, buffers and modules to attributes; names
+    follow.
 
     >>> from minigrad import nn
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
@@ -88,7 +93,9 @@ class Module:
             yield from child._every_module(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with dotted names in order of declaration; one that is shared comes once, under its first name."""
+        """All parameters with dotted names in order of declaration; one that is shared comes once, under its
+        first name.
+        """
         return self._named_tensors(Parameter, once=True)
 
     def parameters(self) -> Iterator[Parameter]:
@@ -104,7 +111,9 @@ class Module:
     # ----- Modes -----
 
     def train(self, mode: bool = True) -> Any:
-        """Switch to training (or, with False, evaluation) behaviour: dropout, batch statistics. Returns itself."""
+        """Switch to training (or, with False, evaluation) behaviour: dropout, batch statistics. Returns
+        itself.
+        """
         for module in self.modules():
             module.training = mode
         return self
@@ -126,7 +135,9 @@ class Module:
         return self
 
     def to(self, device: str | None = None, dtype: Any = None) -> Any:
-        """Move parameters and buffers to a device, and floating-point ones to a dtype, in place. Returns itself."""
+        """Move parameters and buffers to a device, and floating-point ones to a dtype, in place. Returns
+        itself.
+        """
         tensors: Iterable[Tensor] = [*self.parameters(), *self.buffers()]
         for tensor in tensors:
             wanted = dtype if dtype is not None and tensor.dtype.kind in "fV" else None
@@ -138,7 +149,7 @@ class Module:
     # ----- State -----
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by dotted name, sharing memory. Tied ones appear under each name."""
+        """Parameters and persistent buffers by dotted name, sharing memory; tied ones under each name."""
         state = {name: value.detach() for name, value in self._named_tensors(Parameter, once=False)}
         kept = ((n, b) for n, b in self._named_tensors(Buffer, once=False) if b.persistent)
         return state | {name: buffer.detach() for name, buffer in kept}
@@ -146,8 +157,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Copy values by name into parameters and buffers.
 
-        Raises UsageError or ShapeError, before anything is changed, listing every key that is missing or unexpected (with
-        `strict`) and every one whose shape differs.
+        Raises UsageError or ShapeError, before anything is changed, listing every key that is missing or
+        unexpected (with `strict`) and every one whose shape differs.
         """
         own = dict(self._named_tensors(Parameter, once=False))
         own |= {name: buffer for name, buffer in self._named_tensors(Buffer, once=False) if buffer.persistent}

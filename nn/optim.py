@@ -1,7 +1,8 @@
-"""Optimizers. Parameters of one optimizer lie in one flat array, so that a step is a few passes over few long pieces.
+"""Optimizers. Parameters of one optimizer lie in one flat array, so that a step is a few passes over few long
+pieces.
 
-The gradients may lie in a flat array of somebody else (data parallelism has its buckets). A step looks for the longest pieces in
-which parameters and gradients are both contiguous, and works on those.
+The gradients may lie in a flat array of somebody else (data parallelism has its buckets). A step looks for
+the longest pieces in which parameters and gradients are both contiguous, and works on those.
 """
 
 from __future__ import annotations
@@ -16,34 +17,44 @@ from minigrad.graph import Leaf
 from minigrad.nn.module import Parameter
 
 BLOCK = 1 << 15
-"""Entries that a step works through at a time on a processor: four arrays of them stay in its second-level cache."""
+"""Entries that a step works through at a time on a processor: four arrays of them stay in its second-level
+cache.
+"""
 
 
 class Optimizer:
-    """Parameters in groups, each with its own settings; subclasses say what a step does to one contiguous piece.
+    """Parameters in groups, each with its own settings; subclasses say what a step does to one contiguous
+    piece.
 
-    `parameters` is an iterable of parameters, or of dicts with "params" and settings that differ from the defaults.
+    `parameters` is an iterable of parameters, or of dicts with "params" and settings that differ from the
+    defaults.
     """
 
     state_names: tuple[str, ...] = ()
 
-    def __init__(self, parameters: Iterable[Parameter] | Iterable[Mapping[str, Any]], **defaults: Any) -> None:
-        given = list(parameters)
+    def __init__(
+        self, parameters: Iterable[Parameter] | Iterable[Mapping[str, Any]], **defaults: Any
+    ) -> None:
+        given: list[Any] = list(parameters)
         if not given:
             raise UsageError("an optimizer needs at least one parameter, and got none")
-        groups = given if isinstance(given[0], Mapping) else [{"params": given}]
+        groups: list[Mapping[str, Any]] = given if isinstance(given[0], Mapping) else [{"params": given}]
         self.param_groups: list[dict[str, Any]] = []
         for group in groups:
             unknown = set(group) - set(defaults) - {"params"}
             if unknown:
-                raise UsageError(f"unknown settings {sorted(unknown)} in a parameter group; expected {sorted(defaults)}")
+                raise UsageError(
+                    f"unknown settings {sorted(unknown)} in a parameter group; expected {sorted(defaults)}"
+                )
             self.param_groups.append({**defaults, **group, "params": list(group["params"])})
         self.parameters: list[Parameter] = [p for group in self.param_groups for p in group["params"]]
         if len({id(p) for p in self.parameters}) != len(self.parameters):
             raise UsageError("a parameter appears twice; give each to one group, once")
         kinds = {(p.dtype, p.device) for p in self.parameters}
         if len(kinds) > 1:
-            raise UsageError(f"parameters of one optimizer share dtype and device; got {sorted(map(str, kinds))}")
+            raise UsageError(
+                f"parameters of one optimizer share dtype and device; got {sorted(map(str, kinds))}"
+            )
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -68,7 +79,9 @@ class Optimizer:
         leaves = [p.node for p in self.parameters]
         if not all(isinstance(leaf, Leaf) for leaf in leaves):
             place = next(i for i, leaf in enumerate(leaves) if not isinstance(leaf, Leaf))
-            raise UsageError(f"parameter {place} of the optimizer no longer requires a gradient; build a new optimizer")
+            raise UsageError(
+                f"parameter {place} of the optimizer no longer requires a gradient; build a new optimizer"
+            )
         return leaves  # type: ignore[return-value]
 
     def _give_buffers(self, leaves: list[Leaf]) -> None:
@@ -109,12 +122,18 @@ class Optimizer:
             state = {name: array[part] for name, array in self.flat_state.items()}
             self.update(self.flat_parameters[part], gradient, state, settings, step)
 
-    def update(self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: int) -> None:
-        """Change `parameter` and `state` in place for the `step`-th time (from 1); flat arrays of equal length."""
+    def update(
+        self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: int
+    ) -> None:
+        """Change `parameter` and `state` in place for the `step`-th time (from 1); flat arrays of equal
+        length.
+        """
         raise NotImplementedError
 
     def _find_pieces(self, leaves: list[Leaf]) -> list[_Piece]:
-        """The longest runs of parameters with gradients that adjoin in memory, share a group and were stepped as often."""
+        """The longest runs of parameters with gradients that adjoin in memory, share a group and were stepped
+        as often.
+        """
         pieces: list[_Piece] = []
         group_of = [i for i, group in enumerate(self.param_groups) for _ in group["params"]]
         for index, (start, leaf) in enumerate(zip(self._starts, leaves, strict=True)):
@@ -145,17 +164,24 @@ class Optimizer:
         """Steps and state arrays by parameter number, and the groups' settings, as torch lays them out."""
         numbers = iter(range(len(self.parameters)))
         groups = [
-            {**{k: v for k, v in group.items() if k != "params"}, "params": [next(numbers) for _ in group["params"]]}
+            {
+                **{k: v for k, v in group.items() if k != "params"},
+                "params": [next(numbers) for _ in group["params"]],
+            }
             for group in self.param_groups
         ]
         state = {}
         for index, (start, p) in enumerate(zip(self._starts, self.parameters, strict=True)):
-            arrays = {name: flat[start : start + p.size].reshape(p.shape) for name, flat in self.flat_state.items()}
+            arrays = {
+                name: flat[start : start + p.size].reshape(p.shape) for name, flat in self.flat_state.items()
+            }
             state[index] = {"step": self.steps[index], **arrays}
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. Raises UsageError or ShapeError where groups, counts or shapes differ."""
+        """Take over what `state_dict` gave. Raises UsageError or ShapeError where groups, counts or shapes
+        differ.
+        """
         counts = [len(group["params"]) for group in saved["param_groups"]]
         if counts != [len(group["params"]) for group in self.param_groups]:
             raise UsageError(
@@ -181,7 +207,9 @@ class Optimizer:
 class _Piece:
     """Parameters whose values and gradients are contiguous: entries start ... stop of the flat array."""
 
-    def __init__(self, index: int, group: int, start: int, stop: int, buffer: Array, span: tuple[int, int] | None) -> None:
+    def __init__(
+        self, index: int, group: int, start: int, stop: int, buffer: Array, span: tuple[int, int] | None
+    ) -> None:
         self.members, self.group, self.start, self.stop = [index], group, start, stop
         self.owner = buffer.base
         self.first = buffer
@@ -195,7 +223,8 @@ class _Piece:
             return
         flat = self.owner.reshape(-1)
         whole, own = mutation.byte_range(flat), mutation.byte_range(self.first)
-        assert whole is not None and own is not None
+        if whole is None or own is None:
+            raise UsageError("gradient buffers that adjoin must say where they lie in memory")
         offset = (own[0] - whole[0]) // flat.dtype.itemsize
         self.gradient = flat[offset : offset + self.stop - self.start]
 
@@ -203,8 +232,9 @@ class _Piece:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay, in place.
 
-    m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  θ ← θ - lr·λ·θ - lr · m̂ / (√v̂ + ε), with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ).
-    Papers: Kingma, Ba 2015, Adam, algorithm 1; Loshchilov, Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2.
+    m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  θ ← θ - lr·λ·θ - lr · m̂ / (√v̂ + ε), with m̂ = m/(1-β₁ᵗ) and v̂
+    = v/(1-β₂ᵗ). Papers: Kingma, Ba 2015, Adam, algorithm 1; Loshchilov, Hutter 2019, Decoupled Weight Decay
+    Regularization, algorithm 2.
     """
 
     state_names = ("exp_avg", "exp_avg_sq")
@@ -219,11 +249,14 @@ class AdamW(Optimizer):
     ) -> None:
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise UsageError(
-                f"AdamW: lr {lr}, eps {eps} and weight_decay {weight_decay} must not be negative, betas {tuple(betas)} in [0, 1)"
+                f"AdamW: lr {lr}, eps {eps} and weight_decay {weight_decay} must not be negative, and betas "
+                f"{tuple(betas)} must lie in [0, 1)"
             )
         super().__init__(parameters, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
 
-    def update(self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: int) -> None:
+    def update(
+        self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: int
+    ) -> None:
         xp = self._xp
         lr, (beta1, beta2) = settings["lr"], settings["betas"]
         m, v = state["exp_avg"], state["exp_avg_sq"]

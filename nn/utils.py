@@ -14,8 +14,8 @@ from minigrad.nn.module import Parameter
 def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients in place so that their joint 2-norm is at most `max_norm`; return the norm before.
 
-    Squares are summed per parameter and then in the order given, in float64. A norm that is not finite leaves the
-    gradients as they are. Paper: Pascanu, Mikolov, Bengio 2013, On the difficulty of training RNNs, §3.2.
+    Squares are summed per parameter and then in the order given, in float64. A norm that is not finite leaves
+    the gradients as they are. Paper: Pascanu, Mikolov, Bengio 2013, On the difficulty of training RNNs, §3.2.
     """
     if max_norm <= 0:
         raise UsageError(f"the largest norm must be positive, got {max_norm}")

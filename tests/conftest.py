@@ -4,18 +4,17 @@ The profile `ci` draws the same modest examples every time; `MINIGRAD_HYPOTHESIS
 new ones.
 """
 
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from minigrad.cli.doctor import run_with_limit
+from minigrad.dist.launch import find_mpirun, mpirun_command, mpirun_environment
+from minigrad.errors import UsageError
 
 # Thread ranks, first imports and a busy machine make single examples slow now and then: no deadline.
 settings.register_profile(
@@ -28,14 +27,14 @@ settings.load_profile(os.environ.get("MINIGRAD_HYPOTHESIS", "ci"))
 @pytest.fixture
 def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python on MPI ranks: `mpirun(["-c", program], ranks=2)`. No MPI skips the test; a hang fails it."""
-    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    launcher = shutil.which("mpirun", path=os.pathsep.join(places))
-    if launcher is None or importlib.util.find_spec("mpi4py") is None:
-        pytest.skip("needs mpirun and mpi4py: pip install mpi4py mpich")
+    try:
+        find_mpirun()
+    except UsageError as error:
+        pytest.skip(str(error))
 
     def start(words: list[str], *, ranks: int, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        command = [str(launcher), "-n", str(ranks), sys.executable, *words]
-        code, output, errors = run_with_limit(command, seconds)
+        command = mpirun_command(ranks, [sys.executable, *words])
+        code, output, errors = run_with_limit(command, seconds, environment=mpirun_environment())
         assert code is not None, f"{ranks} ranks did not end within {seconds:g} s:\n{output}\n{errors}"
         return subprocess.CompletedProcess(command, code, output, errors)
 

@@ -1,11 +1,13 @@
 """The floor's causal attention: transposed scores, one batch element at a time, the masked quarter left out.
 
-Scores are held as Sᵀ = K (Q/√d)ᵀ, shape (heads, keys, queries): the maximum and the sum over keys then run along
-whole rows of queries, which NumPy vectorises, and what belongs to a query broadcasts along contiguous memory. Only
-E = exp(S − max) is kept; with row sums l, O = EᵀV / l, and backward, with D = dO / l and δ = Σ D·O:
-dV = E D, dS = E (V Dᵀ − δ), dQ = dSᵀK/√d, dK = dS Q/√d. So nothing of size keys × queries is ever normalised.
+Scores are held as Sᵀ = K (Q/√d)ᵀ, shape (heads, keys, queries): the maximum and the sum over keys then run
+along whole rows of queries, which NumPy vectorises, and what belongs to a query broadcasts along contiguous
+memory. Only E = exp(S − max) is kept; with row sums l, O = EᵀV / l, and backward, with D = dO / l and δ = Σ
+D·O: dV = E D, dS = E (V Dᵀ − δ), dQ = dSᵀK/√d, dK = dS Q/√d. So nothing of size keys × queries is ever
+normalised.
 
-Keys come in two blocks; queries before the second block do not see it, so a quarter of the work is never done.
+Keys come in two blocks; queries before the second block do not see it, so a quarter of the work is never
+done.
 """
 
 import numpy as np
@@ -38,7 +40,7 @@ class AttentionWork:
 
 
 class Attention:
-    """Attention of one layer; `qkv` is (batch, time, 3, heads, head width), packed as the linear layer left it."""
+    """Attention of one layer; `qkv` is (batch, time, 3, heads, head width), as the linear layer left it."""
 
     def __init__(self, batch: int, heads: int, time: int, work: AttentionWork) -> None:
         self.work = work

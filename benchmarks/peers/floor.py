@@ -1,4 +1,4 @@
-"""The floor: each workload written by hand in plain NumPy, buffers allocated once. What an engine can hope to reach."""
+"""The floor, what an engine can hope to reach: each workload by hand in plain NumPy, buffers made once."""
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -200,7 +200,7 @@ class Model:
 
 
 def add_rows(table: Floats, indices: Integers, rows: Floats) -> None:
-    """table[indices[i]] += rows[i], as a sparse 0/1 matrix times `rows`: SciPy's one appearance, 10 times faster."""
+    """table[indices[i]] += rows[i], as a sparse 0/1 matrix times `rows`: 10 times faster than NumPy alone."""
     count = len(indices)
     pick = csr_array((np.ones(count, np.float32), indices, np.arange(count + 1)), shape=(count, len(table)))
     np.add(table, pick.T @ rows, out=table)

@@ -1,4 +1,4 @@
-"""jax on the CPU: the whole step, Adam included, in one `jit` with its state donated. Compilation is not timed."""
+"""jax on the CPU: the step with Adam in one `jit`, its state donated. Compilation is not timed."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

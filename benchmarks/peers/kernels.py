@@ -1,9 +1,9 @@
 """The floor's kernels: what plain NumPy can do at best, by hand, into buffers that exist already.
 
-Three things make them fast. Every result goes into a given buffer, so no page is ever touched for the first time
-inside a step. Work is cut into blocks whose temporaries stay in a core's second-level cache. Sums along the last
-axis are matrix products with a vector of ones, and row-wise products are `vecdot`: both are vectorised where `sum`
-and `max` along a short last axis are not.
+Three things make them fast. Every result goes into a given buffer, so no page is ever touched for the first
+time inside a step. Work is cut into blocks whose temporaries stay in a core's second-level cache. Sums
+along the last axis are matrix products with a vector of ones, and row-wise products are `vecdot`: both are
+vectorised where `sum` and `max` along a short last axis are not.
 """
 
 import math
@@ -27,7 +27,7 @@ class Scratch:
 
 
 def linear(x: Floats, weight: Floats, bias: Floats, out: Floats) -> None:
-    """out = x weightᵀ + bias for rows x (n, in), weight (out, in). Row-blocked products are slower, so none."""
+    """out = x weightᵀ + bias for rows x (n, in), weight (out, in). (Blocks of rows would be slower.)"""
     np.matmul(x, weight.T, out=out)
     np.add(out, bias, out=out)
 
@@ -41,7 +41,7 @@ def linear_gradients(x: Floats, cotangent: Floats, weight: Floats, bias: Floats)
 def norm_forward(
     x: Floats, gain: Floats, bias: Floats, epsilon: float, normal: Floats, scale: Floats, out: Floats
 ) -> None:
-    """out = normal · gain + bias, where `normal` is x with mean 0 and variance 1 in every row; `scale` keeps 1/σ."""
+    """out = normal · gain + bias, `normal` being x at mean 0, variance 1 in rows; `scale` keeps 1/σ."""
     width = x.shape[1]
     mean_weights = np.full(width, 1.0 / width, np.float32)
     rows = max(1, BLOCK // width)
@@ -69,7 +69,7 @@ def norm_backward(
     scratch: Scratch,
     out: Floats,
 ) -> None:
-    """out += gradient of the rows. Both row means come as products with gain / width: no temporary for them."""
+    """out += gradient of the rows. Both row means are products with gain / width: no temporaries."""
     width = normal.shape[1]
     rows = max(1, scratch.block // width)
     mean_weights = gain / np.float32(width)

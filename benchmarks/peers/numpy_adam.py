@@ -10,7 +10,7 @@ from benchmarks.workloads import Adam, Floats
 
 
 class NumpyAdam:
-    """Holds the parameters as views of one flat buffer; `step` takes gradients by name and updates in place."""
+    """Holds the parameters as views of one flat buffer; `step` takes gradients by name."""
 
     def __init__(self, values: dict[str, Floats], settings: Adam) -> None:
         flat, self.parameters = flat_views(values)

@@ -14,8 +14,8 @@ Batch = TypeVar("Batch")
 class Step:
     """One training step of a workload, ready to run.
 
-    `run()` takes the next batch, does forward, backward and optimizer, and returns the loss before the update. `gradients()` gives
-    those of the last step by parameter name, where the peer keeps them.
+    `run()` takes the next batch, does forward, backward and optimizer, and returns the loss before the
+    update. `gradients()` gives those of the last step by parameter name, where the peer keeps them.
     """
 
     run: Callable[[], float]

@@ -53,7 +53,7 @@ def mlp(workload: MLP) -> Step:
                 x = torch.relu(x)
         loss = functional.cross_entropy(x, labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         return loss.item()
 
@@ -93,7 +93,7 @@ def gpt(workload: GPT) -> Step:
         logits = logits_of(workload, parameters, tokens)
         loss = functional.cross_entropy(logits.view(-1, workload.vocabulary), targets.view(-1))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         return loss.item()
 
@@ -110,7 +110,7 @@ def overhead(workload: Overhead) -> Step:
         for _ in range(workload.repeats):
             x = (x * workload.factor + workload.shift).tanh()
         total = x.sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return total.item()
 
     return Step(run, lambda: gradients({"start": leaf}))

@@ -51,6 +51,6 @@ def gathered(world: "World", figures: dict[str, Any]) -> list[dict[str, Any]]:
     world.all_reduce(longest, operation="max", purpose="control")
     own = np.full(int(longest[0]), ord(" "), dtype=np.uint8)
     own[: content.size] = content
-    everyone = np.empty(world.size * own.size, dtype=np.uint8)
+    everyone = np.empty((world.size, own.size), dtype=np.uint8)
     world.all_gather(own, everyone, purpose="control")
-    return [json.loads(row.tobytes()) for row in everyone.reshape(world.size, -1)]
+    return [json.loads(row.tobytes()) for row in everyone]

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from minigrad.errors import MinigradError, UsageError
+from minigrad.errors import UsageError
 
 EXPLANATION = """\
 Each part is tried, not only looked up: two ranks as threads add up numbers, and so do two ranks that `mpirun`
@@ -70,7 +70,9 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    if any(name in os.environ for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")):
+    from minigrad.dist.prepare import announced
+
+    if announced() is not None:
         raise UsageError("it was started by mpirun, and starts mpirun itself; run `minigrad doctor` alone")
     findings = [examine(part, check) for part, check in CHECKS.items()]
     table = Table("part", "state", "found", title="minigrad doctor", title_justify="left")
@@ -142,8 +144,9 @@ def check_libraries() -> tuple[State, str, str]:
 
 def check_cores() -> tuple[State, str, str]:
     """How many cores this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return "works", f"{usable} usable of {os.cpu_count()}", ""
+    from minigrad.dist.prepare import cores
+
+    return "works", f"{cores()} usable of {os.cpu_count()}", ""
 
 
 def add_up(total: Any) -> float:
@@ -174,13 +177,15 @@ def check_mpi() -> tuple[State, str, str]:
         found = f"mpi4py {version('mpi4py')}"
     except PackageNotFoundError:
         return "missing", "mpi4py is not installed; ranks as threads need no MPI", INSTALL_MPI
-    from minigrad.dist.launch import mpirun_command
+    from minigrad.dist import launch
 
     try:
-        command = mpirun_command([sys.executable, "-c", RANK_PROGRAM], ranks=2)
-    except MinigradError as error:
+        command = launch.mpirun_command(2, [sys.executable, "-c", RANK_PROGRAM])
+    except UsageError as error:
         return "missing", f"{found}, but {error}", INSTALL_MPI
-    code, output, errors = run_with_limit(command, SECONDS_FOR_MPIRUN)
+    code, output, errors = run_with_limit(
+        command, SECONDS_FOR_MPIRUN, environment=launch.mpirun_environment()
+    )
     found += f", {command[0]}"
     if code is None:
         return "broken", f"{found}: two ranks did not end within {SECONDS_FOR_MPIRUN:g} s", INSTALL_MPI
@@ -200,10 +205,13 @@ def check_mpi() -> tuple[State, str, str]:
     return "works", f"{found}, {ranks[0]['library']}: two ranks added up 1 + 2", ""
 
 
-def run_with_limit(command: list[str], seconds: float) -> tuple[int | None, str, str]:
+def run_with_limit(
+    command: list[str], seconds: float, *, environment: dict[str, str] | None = None
+) -> tuple[int | None, str, str]:
     """Run a command and all it starts for at most `seconds`; the exit code is None if time ran out."""
     with subprocess.Popen(
         command,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

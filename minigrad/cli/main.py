@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_command(args)
     except UsageError as error:
-        return end_every_rank(2, f"minigrad {args.command}: {error}")
+        return refuse(2, f"minigrad {args.command}: {error}")
     except MinigradError as error:
-        return end_every_rank(1, f"minigrad {args.command}: {error}")
+        return refuse(1, f"minigrad {args.command}: {error}")
     except KeyboardInterrupt:
-        return end_every_rank(130, f"minigrad {args.command}: interrupted")
+        return refuse(130, f"minigrad {args.command}: interrupted")
     except BrokenPipeError:  # the reader of our output, such as `head`, has what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -82,11 +82,7 @@ def run_command(args: argparse.Namespace) -> int:
     return code
 
 
-def end_every_rank(code: int, line: str) -> int:
-    """Print `line` on stderr and return `code`; under MPI also end the ranks that may wait for this one."""
+def refuse(code: int, line: str) -> int:
+    """Print `line` on stderr and return `code`. Under MPI, leaving with it ends the other ranks (see `dist`)."""
     print(line, file=sys.stderr, flush=True)
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
-        sys.stdout.flush()
-        mpi.COMM_WORLD.Abort(code)
     return code

@@ -1,6 +1,7 @@
 """`minigrad run`: any script on any number of MPI ranks."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,15 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"there is no file {args.script!r}; give the path of a Python script")
     command = [sys.executable, args.script, *args.arguments]
     if args.ranks == 1:
+        say(command)
         return subprocess.run(command, check=False).returncode
 
-    from minigrad.dist.launch import run_under_mpirun
+    from minigrad.dist.launch import mpirun_command, run_under_mpirun
 
+    say(mpirun_command(args.ranks, command))
     return run_under_mpirun(command, ranks=args.ranks)
+
+
+def say(command: list[str]) -> None:
+    """Print the line that is about to run, out of the way of what it prints itself."""
+    print(f"running: {shlex.join(command)}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ EXAMPLES = """\
 examples:
   minigrad sample runs/mine                                   500 bytes after a line break
   minigrad sample runs/mine --prompt "class Tensor:" --temperature 0.7
-  minigrad sample runs/mine --top-k 1                         always the likeliest byte
+  minigrad sample runs/mine --temperature 0                   always the likeliest byte
 
 The model writes byte by byte: each time it gives every byte a probability and one is drawn. A temperature
 below 1 sharpens the probabilities, one above 1 flattens them; --top-k K draws among the K likeliest only.
@@ -41,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
         "--tokens", type=int, default=500, metavar="N", help="bytes to write (default: %(default)s)"
     )
     parser.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="above 0 (default: %(default)s)"
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0 always takes the likeliest byte (default: %(default)s)",
     )
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="draw among the K likeliest bytes (default: all)"
@@ -89,7 +93,7 @@ def write_sample(
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     tokens = encode(prompt)
     sys.stdout.write(decoder.decode(bytes(tokens.tolist())))
-    for token in model.generate(tokens, count, temperature=temperature, top_k=top_k, seed=seed):
+    for token in model.stream(tokens, count, temperature=temperature, top_k=top_k, seed=seed):
         sys.stdout.write(decoder.decode(bytes([int(token)])))
         sys.stdout.flush()
     print(decoder.decode(b"", final=True), flush=True)
@@ -105,9 +109,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     if args.tokens < 1:
         raise UsageError(f"--tokens is {args.tokens}; it must be at least 1")
-    if not 0 < args.temperature < math.inf:
+    if not 0 <= args.temperature < math.inf:
         raise UsageError(
-            f"--temperature is {args.temperature}; it must be above 0 (--top-k 1 picks the likeliest)"
+            f"--temperature is {args.temperature}; it must be 0 (always the likeliest byte) or above"
         )
     if args.top_k is not None and not 1 <= args.top_k <= VOCABULARY:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import fields
@@ -25,11 +26,11 @@ same at any number of ranks; try --ranks 1 and --ranks 4 and compare metrics.jso
 
 EXAMPLES = """\
 examples:
-  minigrad train --ranks 4                          four processes, started with the mpirun line that is
-  printed minigrad train --ranks 4 --threads                four ranks as threads: no MPI needed, one runs at
-  a time mpirun -n 4 minigrad train                        the same as the first, started by hand
-  minigrad train --text *.txt --steps 2000          your own text, for longer
-  minigrad train --resume runs/mine --ranks 2       go on after Ctrl-C, also on another number of ranks
+  minigrad train --ranks 4                       four processes; prints the mpirun line that starts them
+  minigrad train --ranks 4 --threads             four ranks as threads: no MPI needed, one runs at a time
+  mpirun -n 4 minigrad train                     the same as the first, started by hand
+  minigrad train --text *.txt --steps 2000       your own text, for longer
+  minigrad train --resume runs/mine --ranks 2    go on after Ctrl-C, also on another number of ranks
 
 The run folder holds config.json, metrics.jsonl (one JSON object a step), checkpoints/, and at the end
 loss.svg and report.json. The loss is in nats per byte; three baselines show what it means: knowing nothing
@@ -98,7 +99,7 @@ def _add_launch_options(group: Any) -> None:
 def _add(group: Any, name: str, kind: type, text: str, choices: tuple[str, ...] | None = None) -> None:
     """Add the option of a setting. Its default is None, so that --resume can tell what was really given."""
     default = getattr(Settings(), name)
-    metavar = None if choices else name.split("_")[-1][0].upper()
+    metavar = None if choices else "X" if kind is float else "N"
     group.add_argument(
         option(name), type=kind, choices=choices, metavar=metavar, help=f"{text} (default: {default})"
     )
@@ -109,8 +110,9 @@ def main(args: argparse.Namespace) -> int:
     from minigrad import dist
     from minigrad.cli.agreement import agreed
     from minigrad.cli.training_run import train_on_rank
+    from minigrad.dist.prepare import announced
 
-    if under_mpirun():
+    if announced() is not None:
         world = dist.world()
         try:
             plan = agreed(world, lambda: make_plan(args, ranks=_checked_size(args, world.size)))
@@ -125,7 +127,7 @@ def main(args: argparse.Namespace) -> int:
     if ranks == 1:
         return train_on_rank(dist.world(), plan)
     if args.threads:
-        return max(dist.spawn(lambda: train_on_rank(dist.world(), plan), ranks=ranks))
+        return max(dist.spawn(train_on_rank, ranks=ranks, arguments=(plan,)))
     return _launch(args, plan, ranks)
 
 
@@ -179,19 +181,16 @@ def default_folder() -> Path:
 
 
 def _launch(args: argparse.Namespace, plan: "Plan", ranks: int) -> int:
-    from minigrad.dist.launch import run_under_mpirun
+    from minigrad.dist.launch import mpirun_command, run_under_mpirun
 
     words = []
     for name, value in given_settings(args).items():
         words += [option(name), *(value if isinstance(value, tuple) else [str(value)])]
     words += ["--resume", str(args.resume)] if args.resume is not None else []
     words += ["--out", str(plan.out)] if plan.out != args.resume else []
-    return run_under_mpirun([sys.executable, "-m", "minigrad", "train", *words], ranks=ranks)
-
-
-def under_mpirun() -> bool:
-    """Whether an MPI launcher started this process."""
-    return any(name in os.environ for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"))
+    command = [sys.executable, "-m", "minigrad", "train", *words]
+    print("$ " + shlex.join(mpirun_command(ranks, command)), flush=True)
+    return run_under_mpirun(command, ranks=ranks)
 
 
 def _checked_size(args: argparse.Namespace, size: int) -> int:

@@ -71,7 +71,7 @@ class Trainer:
         )
         self.steps_done = 0
         if checkpoint is not None:
-            self.restore(checkpoint)
+            self._restore_optimizer(checkpoint)
 
     @property
     def parameter_count(self) -> int:
@@ -80,7 +80,7 @@ class Trainer:
 
     def step(self) -> StepResult:
         """Take the next step, unless its loss or gradient is not finite."""
-        from minigrad import nn
+        from minigrad import nn, random
 
         started = time.perf_counter()
         step, settings = self.steps_done + 1, self.settings
@@ -93,7 +93,8 @@ class Trainer:
         )  # of all ranks: no rank's share may enter the gradient's scale
         self.model.train()
         self.optimizer.zero_grad()
-        loss = self.model.loss(self._place(inputs), self._place(targets), reduction="sum")
+        with random.scope(seed=settings.seed, step=step, samples=range(part.start, part.stop)):
+            loss = self.model.loss(inputs, targets, reduction="sum")
         (loss * (1.0 / tokens)).backward()
         self.parallel.synchronize()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP))
@@ -101,7 +102,7 @@ class Trainer:
         figures = np.array([loss.item(), 0.0 if math.isfinite(norm) else math.nan], dtype=np.float64)
         self.world.all_reduce(figures, purpose="control")
         finite = math.isfinite(figures.sum())
-        learning_rate = self.optimizer.lr
+        learning_rate = self.schedule.get_last_lr()[0]
         if finite:
             self.optimizer.step()
             self.schedule.step()
@@ -125,31 +126,44 @@ class Trainer:
             for start in range(own.start, own.stop, at_once):
                 part = slice(start, min(start + at_once, own.stop))
                 inputs, targets = self.text.validation_batch(sequences=sequences, context=context, part=part)
-                total += self.model.loss(self._place(inputs), self._place(targets), reduction="sum").item()
+                total += self.model.loss(inputs, targets, reduction="sum").item()
         self.world.all_reduce(total, purpose="control")
         return float(total[0]) / (sequences * context)
 
     def checkpoint(self) -> Checkpoint:
         """All that a run needs to go on from here; the same on every rank."""
-        arrays, state = self.optimizer.state_dict()
+        saved = self.optimizer.state_dict()
+        arrays, steps = {}, {}
+        for name, number in self._optimizer_numbers().items():
+            entry = dict(saved["state"][number])
+            steps[name] = entry.pop("step")
+            arrays |= {f"{name}.{kind}": host_array(value) for kind, value in entry.items()}
         return Checkpoint(
             step=self.steps_done,
             seed=self.settings.seed,
-            model={name: host_array(value) for name, value in self.model.state_dict().items()},
-            optimizer={name: host_array(value) for name, value in arrays.items()},
-            optimizer_state=state,
+            model={name: host_array(tensor.data) for name, tensor in self.model.state_dict().items()},
+            optimizer=arrays,
+            optimizer_state={"steps": steps, "param_groups": saved["param_groups"]},
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: the optimizer's state and the place in the schedule."""
-        self.optimizer.load_state_dict(checkpoint.optimizer, checkpoint.optimizer_state)
-        self.schedule.advance_to(checkpoint.step)
+    def _restore_optimizer(self, checkpoint: Checkpoint) -> None:
+        """Take over the optimizer's state and the place in the schedule, which may be of another length now."""
+        state = {
+            number: {
+                "step": checkpoint.optimizer_state["steps"][name],
+                **{kind: checkpoint.optimizer[f"{name}.{kind}"] for kind in self.optimizer.state_names},
+            }
+            for name, number in self._optimizer_numbers().items()
+        }
+        groups = checkpoint.optimizer_state["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.schedule.load_state_dict({"last_epoch": checkpoint.step, "base_lrs": self.schedule.base_lrs})
         self.steps_done = checkpoint.step
 
-    def _place(self, tokens: Any) -> Any:
-        from minigrad.backend import asarray
-
-        return tokens if self.device == "cpu" else asarray(tokens, device=self.device)
+    def _optimizer_numbers(self) -> dict[str, int]:
+        """The optimizer's number of each parameter, by its name in the model: names outlive a change of order."""
+        numbers = {id(parameter): number for number, parameter in enumerate(self.optimizer.parameters)}
+        return {name: numbers[id(parameter)] for name, parameter in self.model.named_parameters()}
 
 
 def build_model(settings: Settings, *, device: str = "cpu") -> "GPT":
@@ -195,9 +209,8 @@ def gpu_count() -> int:
     return count
 
 
-def host_array(value: Any) -> Any:
-    """The NumPy array of a tensor or raw array."""
+def host_array(array: Any) -> Any:
+    """The NumPy array of a raw array of any backend."""
     from minigrad.backend import namespace
 
-    array = getattr(value, "data", value) if not isinstance(value, np.ndarray) else value
     return namespace(array).to_host(array)

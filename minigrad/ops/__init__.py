@@ -1,4 +1,6 @@
-"""The catalogue of operations. It is also the array namespace in which derivative rules are differentiated again."""
+"""The catalogue of operations. It is also the array namespace in which derivative rules are differentiated
+again.
+"""
 
 from minigrad.ops.attention import scaled_dot_product_attention, self_attention
 from minigrad.ops.creation import arange, asarray, full, ones, ones_like, zeros, zeros_like
@@ -55,6 +57,19 @@ from minigrad.ops.shape import (
     to_device,
 )
 
-__all__ = [name for name in dir() if not name.startswith("_") and name not in (
-    "attention", "creation", "elementwise", "indexing", "linalg", "nonlinear", "reductions", "shape",
-)]
+__all__ = [
+    name
+    for name in dir()
+    if not name.startswith("_")
+    and name
+    not in (
+        "attention",
+        "creation",
+        "elementwise",
+        "indexing",
+        "linalg",
+        "nonlinear",
+        "reductions",
+        "shape",
+    )
+]

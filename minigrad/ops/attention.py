@@ -2,9 +2,10 @@
 
 Paper: Vaswani et al. 2017, Attention Is All You Need, §3.2.1: softmax(Q Kᵀ / √d) V.
 
-The kernel holds the scores transposed, Sᵀ = K (Q/√d)ᵀ, so that maximum and sum over keys run across rows, which vectorises, and
-it never normalises the (keys x queries) array: with E = e^(S - max) and l = Σ E, the output is (E V)/l. Where blocking pays it
-takes one element of the batch at a time: its scores stay in the cache.
+The kernel holds the scores transposed, Sᵀ = K (Q/√d)ᵀ, so that maximum and sum over keys run across rows,
+which vectorises, and it never normalises the (keys x queries) array: with E = e^(S - max) and l = Σ E, the
+output is (E V)/l. Where blocking pays it takes one element of the batch at a time: its scores stay in the
+cache.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from minigrad.ops.shape import matrix_transpose, permute_dims, reshape
 from minigrad.tensor import Tensor
 
 KEEP_SCORES_UP_TO = 256
-"""Keys up to which the exponentials are kept for the backward pass; beyond, they are computed again (memory linear in time)."""
+"""Keys up to which the exponentials are kept for the backward pass; beyond, they are computed again (memory
+linear in time).
+"""
 
 
 def _elements(xp: Any, batch: int) -> list[Any]:
@@ -30,7 +33,9 @@ def _elements(xp: Any, batch: int) -> list[Any]:
 
 
 def hidden(xp: Any, queries: int, keys: int) -> Array:
-    """A (keys, queries) array that is true where a causal query may not look: keys after its own place, ends aligned."""
+    """A (keys, queries) array that is true where a causal query may not look: keys after its own place, ends
+    aligned.
+    """
     return xp.arange(keys)[:, None] > xp.arange(queries)[None, :] + (keys - queries)
 
 
@@ -46,7 +51,9 @@ def _exponentials(xp: Any, q: Any, k: Any, scale: float, mask: Any, top: Any = N
 
 
 def attend(xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float) -> tuple[Any, Any, Any]:
-    """Write attention of q, k, v (batch, heads, time, width; any strides) into `out`; return what `pull_back` needs."""
+    """Write attention of q, k, v (batch, heads, time, width; any strides) into `out`; return what `pull_back`
+    needs.
+    """
     batch, heads, queries, _ = q.shape
     keys = k.shape[-2]
     mask = xp.where(hidden(xp, queries, keys), -math.inf, 0.0).astype(q.dtype) if causal else None
@@ -66,7 +73,16 @@ def attend(xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float
 
 
 def pull_back(
-    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, kept: Any, grads: tuple[Any, Any, Any], causal: bool, scale: float
+    xp: Any,
+    g: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    kept: Any,
+    grads: tuple[Any, Any, Any],
+    causal: bool,
+    scale: float,
 ) -> None:
     """Write the cotangents of q, k, v into `grads`, from the cotangent `g` of the output."""
     exponentials, tops, totals = kept
@@ -74,7 +90,11 @@ def pull_back(
     queries, keys = q.shape[-2], k.shape[-2]
     mask = xp.where(hidden(xp, queries, keys), -math.inf, 0.0).astype(q.dtype) if causal else None
     for i in _elements(xp, q.shape[0]):
-        e = exponentials[i] if exponentials is not None else _exponentials(xp, q[i], k[i], scale, mask, tops[i])[0]
+        e = (
+            exponentials[i]
+            if exponentials is not None
+            else _exponentials(xp, q[i], k[i], scale, mask, tops[i])[0]
+        )
         weighted = g[i] / xp.matrix_transpose(totals[i])
         shift = xp.vecdot(weighted, out[i])[..., None, :]
         xp.matmul(e, weighted, out=dv[i])
@@ -87,7 +107,7 @@ def pull_back(
         dk[i] *= scale
 
 
-# ----- Separate queries, keys and values ---------------------------------------------------------------------------------
+# ----- Separate queries, keys and values ----------------------------------------------------------
 
 
 def _forward(xp: Any, q: Any, k: Any, v: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
@@ -97,7 +117,8 @@ def _forward(xp: Any, q: Any, k: Any, v: Any, *, causal: bool, scale: float) -> 
 
 def _pull(xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, causal: bool, scale: float) -> Any:
     grads = tuple(xp.empty(a.shape, dtype=a.dtype) for a in arrays)
-    pull_back(xp, g, *arrays, kept[0], kept[1], grads, causal, scale)
+    q, k, v = arrays
+    pull_back(xp, g, q, k, v, kept[0], kept[1], grads, causal, scale)
     return grads
 
 
@@ -115,17 +136,23 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(Q Kᵀ · scale) V, with scale 1/√width unless given.
 
-    Shapes: query (..., queries, width), key (..., keys, width), value (..., keys, width of values). With `is_causal`, query i
-    sees the keys up to its own place, the ends of both aligned (so that one new query sees a whole cache).
-    Raises ShapeError where they do not fit.
+    Shapes: query (..., queries, width), key (..., keys, width), value (..., keys, width of values). With
+    `is_causal`, query i sees the keys up to its own place, the ends of both aligned (so that one new query
+    sees a whole cache). Raises ShapeError where they do not fit.
     """
-    if query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1] or query.shape[:-2] != key.shape[:-2]:
+    if (
+        query.shape[-1] != key.shape[-1]
+        or key.shape[:-1] != value.shape[:-1]
+        or query.shape[:-2] != key.shape[:-2]
+    ):
         raise ShapeError(
             f"attention: query {query.shape}, key {key.shape}, value {value.shape} do not fit; expected "
             "(..., queries, d), (..., keys, d), (..., keys, e)"
         )
     if is_causal and query.shape[-2] > key.shape[-2]:
-        raise ShapeError(f"attention: {query.shape[-2]} causal queries cannot be the last of {key.shape[-2]} keys")
+        raise ShapeError(
+            f"attention: {query.shape[-2]} causal queries cannot be the last of {key.shape[-2]} keys"
+        )
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     lead = query.shape[:-2]
     if len(lead) == 2:
@@ -135,14 +162,14 @@ def scaled_dot_product_attention(
     return reshape(out, (*lead, *out.shape[-2:]))
 
 
-# ----- Queries, keys and values side by side in one array -----------------------------------------------------------------
+# ----- Queries, keys and values side by side in one array -----------------------------------------
 
 
-def _views(xp: Any, packed: Any, heads: int) -> tuple[Any, Any, Any]:
+def _views(xp: Any, packed: Any, heads: int) -> Any:
     """(batch, time, 3·width) as three views (batch, heads, time, width of a head)."""
     batch, time, width = packed.shape
     five = packed.reshape(batch, time, 3, heads, width // (3 * heads))
-    return tuple(xp.permute_dims(five[:, :, i], (0, 2, 1, 3)) for i in range(3))  # type: ignore[return-value]
+    return tuple(xp.permute_dims(five[:, :, i], (0, 2, 1, 3)) for i in range(3))
 
 
 def _heads(xp: Any, joined: Any, heads: int) -> Any:
@@ -154,15 +181,19 @@ def _packed_forward(xp: Any, packed: Any, *, heads: int, causal: bool) -> tuple[
     batch, time, width = packed.shape
     out = xp.empty((batch, time, width // 3), dtype=packed.dtype)
     scale = 1.0 / math.sqrt(width // (3 * heads))
-    return out, (out, attend(xp, *_views(xp, packed, heads), _heads(xp, out, heads), causal, scale))
+    q, k, v = _views(xp, packed, heads)
+    return out, (out, attend(xp, q, k, v, _heads(xp, out, heads), causal, scale))
 
 
-def _packed_pull(xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, heads: int, causal: bool) -> list[Any]:
+def _packed_pull(
+    xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, heads: int, causal: bool
+) -> list[Any]:
     (packed,), (out, rest) = arrays, kept
     gradient = xp.empty(packed.shape, dtype=packed.dtype)
     views, grads = _views(xp, packed, heads), _views(xp, gradient, heads)
     scale = 1.0 / math.sqrt(packed.shape[-1] // (3 * heads))
-    pull_back(xp, _heads(xp, g, heads), *views, _heads(xp, out, heads), rest, grads, causal, scale)
+    q, k, v = views
+    pull_back(xp, _heads(xp, g, heads), q, k, v, _heads(xp, out, heads), rest, grads, causal, scale)
     return [gradient]
 
 
@@ -170,7 +201,9 @@ def _packed_pull(xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, heads: 
 def _self_attention(packed: Any, /, *, heads: int, causal: bool) -> Tensor:
     batch, time, width = packed.shape
     five = permute_dims(reshape(packed, (batch, time, 3, heads, width // (3 * heads))), (2, 0, 3, 1, 4))
-    out = scaled_dot_product_attention(five[0], five[1], five[2], is_causal=causal)  # (batch, heads, time, head)
+    out = scaled_dot_product_attention(
+        five[0], five[1], five[2], is_causal=causal
+    )  # (batch, heads, time, head)
     return reshape(permute_dims(out, (0, 2, 1, 3)), (batch, time, width // 3))
 
 

@@ -30,7 +30,9 @@ def full(shape: int | Sequence[int], value: float, *, dtype: Any = None, device:
     return _make("full", shape, value, dtype=dtype, device=device)
 
 
-def arange(start: int, stop: int | None = None, step: int = 1, *, dtype: Any = "int64", device: str | None = None) -> Tensor:
+def arange(
+    start: int, stop: int | None = None, step: int = 1, *, dtype: Any = "int64", device: str | None = None
+) -> Tensor:
     """Evenly spaced numbers: start, start + step, ... below stop; from 0 if only one bound is given."""
     bounds = (0, start) if stop is None else (start, stop)
     return _make("arange", *bounds, step, dtype=dtype, device=device)

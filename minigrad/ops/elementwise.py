@@ -12,7 +12,7 @@ from minigrad import operation
 from minigrad.operation import elementwise
 from minigrad.tensor import Tensor
 
-# ----- Arithmetic ---------------------------------------------------------------------------------------------------
+# ----- Arithmetic ---------------------------------------------------------------------------------
 
 
 @elementwise(x=lambda xp, v: v, y=lambda xp, v: v)
@@ -73,7 +73,7 @@ def _power(xp: Any, x: Any, y: Any, /) -> Any:
 
 
 def pow(x: Any, y: Any, /) -> Tensor:
-    """x to the power y. Small whole and half exponents given as numbers become products, roots and quotients."""
+    """x to the power y. Small whole and half exponents given as numbers become products and roots."""
     if isinstance(y, (int, float)) and isinstance(x, Tensor) and x.dtype.kind in "fV":
         match y:
             case 0:
@@ -97,7 +97,7 @@ def pow(x: Any, y: Any, /) -> Tensor:
     return _power(x, y)
 
 
-# ----- Exponentials, trigonometry ------------------------------------------------------------------------------------
+# ----- Exponentials, trigonometry -----------------------------------------------------------------
 
 
 @elementwise(x=lambda xp, v, out: v * out)
@@ -154,11 +154,12 @@ def erf(xp: Any, x: Any, /) -> Any:
     return xp.erf(x)
 
 
-# ----- Choices ------------------------------------------------------------------------------------------------------
+# ----- Choices ------------------------------------------------------------------------------------
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * _share(xp, x > y, x == y, v), y=lambda xp, v, x, y: v * _share(xp, y > x, x == y, v)
+    x=lambda xp, v, x, y: v * _share(xp, x > y, x == y, v),
+    y=lambda xp, v, x, y: v * _share(xp, y > x, x == y, v),
 )
 def maximum(xp: Any, x: Any, y: Any, /) -> Any:
     """The larger of x and y. At a tie each takes half of the derivative."""
@@ -166,7 +167,8 @@ def maximum(xp: Any, x: Any, y: Any, /) -> Any:
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * _share(xp, x < y, x == y, v), y=lambda xp, v, x, y: v * _share(xp, y < x, x == y, v)
+    x=lambda xp, v, x, y: v * _share(xp, x < y, x == y, v),
+    y=lambda xp, v, x, y: v * _share(xp, y < x, x == y, v),
 )
 def minimum(xp: Any, x: Any, y: Any, /) -> Any:
     """The smaller of x and y. At a tie each takes half of the derivative."""
@@ -181,7 +183,9 @@ def _share(xp: Any, chosen: Any, tied: Any, like: Any) -> Any:
 @elementwise(x=lambda xp, v, x: v * (x > 0))
 def relu(xp: Any, x: Any, /) -> Any:
     """max(x, 0), with derivative 0 at 0."""
-    return xp.maximum(x, xp.zeros(x.shape[-1:], dtype=x.dtype))  # a row of zeros: NumPy is twice as fast as with a number
+    return xp.maximum(
+        x, xp.zeros(x.shape[-1:], dtype=x.dtype)
+    )  # a row of zeros: NumPy is twice as fast as with a number
 
 
 @elementwise(
@@ -192,12 +196,13 @@ def relu(xp: Any, x: Any, /) -> Any:
 def where(xp: Any, condition: Any, x: Any, y: Any, /) -> Any:
     """x where the condition holds, y elsewhere.
 
-    The branch not taken gets derivative 0, but a NaN or infinity inside it still spoils 0 · ∞: make both branches finite.
+    The branch not taken gets derivative 0, but a NaN or infinity inside it still spoils 0 · ∞: make both
+    branches finite.
     """
     return xp.where(condition, x, y)
 
 
-# ----- Without derivative --------------------------------------------------------------------------------------------
+# ----- Without derivative -------------------------------------------------------------------------
 
 
 @operation.constant

@@ -39,7 +39,8 @@ def _linear(x: Any, weight: Any, bias: Any, /) -> Tensor:
 def linear(x: Any, weight: Any, bias: Any = None, /) -> Tensor:
     """y = x Wᵀ + b over the last axis.
 
-    Shapes: x (..., in), weight (out, in), bias (out,) or None → (..., out). Raises ShapeError where `in` differs.
+    Shapes: x (..., in), weight (out, in), bias (out,) or None → (..., out). Raises ShapeError where `in`
+    differs.
     """
     if x.shape[-1] != weight.shape[-1]:
         raise ShapeError(

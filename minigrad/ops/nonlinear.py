@@ -1,7 +1,7 @@
 """Layer normalisation, GELU and softmax cross-entropy: fused operations of one array.
 
-On a processor the fast paths go through large arrays in blocks that stay in its cache: the arithmetic is cheap there, and the
-way to memory and back is what costs.
+On a processor the fast paths go through large arrays in blocks that stay in its cache: the arithmetic is
+cheap there, and the way to memory and back is what costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def blocks(xp: Any, length: int, entries_each: int = 1) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, length, step))
 
 
-# ----- Layer normalisation ---------------------------------------------------------------------------------------------
+# ----- Layer normalisation ------------------------------------------------------------------------
 
 
 def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any]:
@@ -87,7 +87,8 @@ def _layer_norm_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, *, eps
 def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis to mean 0 and variance 1 (biased), then scale by `weight` and shift by `bias`.
 
-    Shapes: x (..., width); weight and bias (width,) or None. Paper: Ba, Kiros, Hinton 2016, Layer Normalization, eq. 4.
+    Shapes: x (..., width); weight and bias (width,) or None. Paper: Ba, Kiros, Hinton 2016, Layer
+    Normalization, eq. 4.
     """
     centred = x - mean(x, axis=-1, keepdims=True)
     variance = mean(centred * centred, axis=-1, keepdims=True)
@@ -96,7 +97,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> T
     return out if bias is None else out + bias
 
 
-# ----- GELU ----------------------------------------------------------------------------------------------------------
+# ----- GELU ---------------------------------------------------------------------------------------
 
 _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
@@ -118,7 +119,7 @@ def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any) -> list[Any]:
-    # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a + x·(1 - a²)·c·(1 + 3k·x²)) / 2, everything computed again from x.
+    # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a + x·(1 - a²)·c·(1 + 3k·x²)) / 2, all anew from x.
     (x,) = arrays
     flat, v = x.reshape(-1), v.reshape(-1)
     out = xp.empty(flat.shape, dtype=x.dtype)
@@ -160,7 +161,7 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
     return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
 
 
-# ----- Softmax cross-entropy -------------------------------------------------------------------------------------------
+# ----- Softmax cross-entropy ----------------------------------------------------------------------
 
 
 def _cross_entropy_forward(xp: Any, logits: Any, targets: Any) -> tuple[Any, Any]:
@@ -200,8 +201,9 @@ def cross_entropy(
 ) -> Tensor:
     """Negative log-likelihood, in nats, of `targets` under softmax(logits).
 
-    Shapes: logits (..., classes), targets (...) of integers. `reduction` is "mean" (over targets that are not `ignore_index`),
-    "sum" or "none" (the targets' shape). Raises ShapeError, DTypeError or UsageError for what does not fit.
+    Shapes: logits (..., classes), targets (...) of integers. `reduction` is "mean" (over targets that are not
+    `ignore_index`), "sum" or "none" (the targets' shape). Raises ShapeError, DTypeError or UsageError for
+    what does not fit.
     """
     logits = logits if isinstance(logits, Tensor) else Tensor(logits)
     targets = targets if isinstance(targets, Tensor) else Tensor(targets)
@@ -209,7 +211,7 @@ def cross_entropy(
         raise DTypeError(f"cross_entropy: targets are class numbers, so integers; got {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
         raise ShapeError(
-            f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, got {targets.shape}"
+            f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, got {targets.shape}"
         )
     if reduction not in ("mean", "sum", "none"):
         raise UsageError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')

@@ -1,4 +1,6 @@
-"""Moving data without changing it: shapes, joins, casts, transfers. All linear, so only transposes are written."""
+"""Moving data without changing it: shapes, joins, casts, transfers. All linear, so only transposes are
+written.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
     x = x if isinstance(x, Tensor) else Tensor(x)
     place = axis + x.ndim + 1 if axis < 0 else axis
     if not 0 <= place <= x.ndim:
-        raise ShapeError(f"cannot insert axis {axis} into shape {x.shape}; expected {-x.ndim - 1} to {x.ndim}")
+        raise ShapeError(
+            f"cannot insert axis {axis} into shape {x.shape}; expected {-x.ndim - 1} to {x.ndim}"
+        )
     return reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
 
 

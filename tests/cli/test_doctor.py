@@ -16,7 +16,7 @@ def trial(monkeypatch):
     pytest.importorskip("mpi4py")
 
     def use(program):
-        monkeypatch.setattr(launch, "mpirun_command", lambda command, ranks: [sys.executable, "-c", program])
+        monkeypatch.setattr(launch, "mpirun_command", lambda ranks, command: [sys.executable, "-c", program])
 
     return use
 
@@ -71,7 +71,7 @@ def test_a_trial_that_hangs_is_ended(trial, monkeypatch):
 
 
 def test_no_launcher_is_not_a_failure(trial, monkeypatch):
-    def refuse(command, ranks):
+    def refuse(ranks, command):
         raise UsageError("there is no mpirun")
 
     trial("")
@@ -88,4 +88,5 @@ def test_a_forced_kernel_is_noted(monkeypatch):
 
 def test_it_does_not_run_under_mpirun(monkeypatch):
     monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
     assert main(["doctor"]) == 2

@@ -27,10 +27,11 @@ sys.exit(command_line.main(["fake"]))
 
 FAIL_ON_RANK_1 = """\
 from minigrad.errors import CommunicationError
-    from mpi4py.MPI import COMM_WORLD as world
+    from minigrad import dist
+    world = dist.world()
     if world.rank == 1:
         raise CommunicationError("rank 1 of 2: gone")
-    world.Barrier()
+    world.barrier()
 """
 
 

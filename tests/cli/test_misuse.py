@@ -93,7 +93,7 @@ RESUME = {
 SAMPLE = {
     "top-k beyond the vocabulary": (["run", "--top-k", "257"], "--top-k is 257.*256"),
     "top-k of zero": (["run", "--top-k", "0"], "--top-k is 0"),
-    "no temperature": (["run", "--temperature", "0"], "--temperature is 0"),
+    "negative temperature": (["run", "--temperature", "-1"], "--temperature is -1"),
     "no tokens": (["run", "--tokens", "0"], "--tokens is 0"),
     "empty prompt": (["run", "--prompt", ""], "the prompt is empty"),
     "sample from nothing": (["missing"], "there is no folder missing"),

@@ -21,19 +21,24 @@ def script(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.usefixtures("mpirun"))])
-def test_ranks_arguments_and_exit_code(script, tmp_path, ranks):
-    words = ["run", "-n", str(ranks), str(script), str(tmp_path), "-n", "9", "--epochs=3", "--help"]
+def check_run(script, ranks, errors_of):
+    """The script runs on so many ranks, with its arguments; its exit code comes back. Returns the line shown."""
+    words = ["run", "-n", str(ranks), str(script), str(script.parent), "-n", "9", "--epochs=3", "--help"]
     assert main(words) == 3
-    answers = {path.name: path.read_text() for path in tmp_path.glob("rank-*")}
+    answers = {path.name: path.read_text() for path in script.parent.glob("rank-*")}
     assert answers == {f"rank-{rank}": f"{ranks} -n 9 --epochs=3 --help" for rank in range(ranks)}
+    (line,) = [line for line in errors_of().splitlines() if line.startswith("running: ")]
+    assert line.endswith(f" {script} {script.parent} -n 9 --epochs=3 --help")
+    return line
 
 
-def test_the_command_is_printed(script, tmp_path, capfd, mpirun):
-    main(["run", "-n", "2", str(script), str(tmp_path)])
-    output, errors = capfd.readouterr()
-    assert "-n 2" in output + errors
-    assert str(script) in output + errors
+def test_one_rank_needs_no_mpi(script, capfd):
+    assert "mpi" not in check_run(script, 1, lambda: capfd.readouterr().err).split(str(script))[0]
+
+
+@pytest.mark.usefixtures("mpirun")
+def test_several_ranks(script, capfd):
+    assert " -n 2 " in check_run(script, 2, lambda: capfd.readouterr().err)
 
 
 @pytest.mark.parametrize(

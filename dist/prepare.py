@@ -1,0 +1,181 @@
+"""What a process under `mpirun` needs before MPI starts: settings, BLAS threads, an end for all upon error.
+ `import minigrad.dist` calls `prepare()`. In a process that is not one of several ranks it does nothing, and
+it never loads MPI.
+"""
+
+import atexit
+import json
+import os
+import re
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NoReturn
+
+from minigrad.errors import UsageError
+
+# How launchers tell a process which rank it is: rank, number of ranks, number of ranks on this host.
+ANNOUNCEMENTS = (
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),  # MPICH, Intel MPI
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),  # Open MPI
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"),  # MVAPICH
+    ("PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),  # srun --mpi=pmix
+)
+BLAS_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+LAUNCH_SOCKET = "MINIGRAD_LAUNCH_SOCKET"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Announced:
+    """What the launcher said about this process."""
+
+    rank: int
+    size: int
+    local_size: int
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.rank} of {self.size}"
+
+
+def announced() -> Announced | None:
+    """The rank that a launcher gave this process, or None where it is not one of several."""
+    for rank, size, local_size in ANNOUNCEMENTS:
+        if os.environ.get(size, "").isdigit() and int(os.environ[size]) > 1:
+            ranks = int(os.environ[size])
+            here = re.match(
+                r"\d+", os.environ.get(local_size, "")
+            )  # Slurm writes 4(x2): 4 on each of 2 hosts
+            return Announced(int(os.environ.get(rank, "0")), ranks, int(here.group()) if here else ranks)
+    return None
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_prepared = False
+
+
+def prepare() -> None:
+    """Make this process a well-behaved rank, once. Nothing happens where it is not one of several."""
+    global _prepared
+    here = announced()
+    if _prepared or here is None:
+        return
+    _prepared = True
+    yield_the_core(here.local_size)
+    share_the_cores(here.local_size)
+    end_all_with_this_rank(here)
+
+
+def yield_the_core(local_size: int) -> None:
+    """Keep ranks that wait from stealing the core of ranks that compute. MPI reads this as it starts."""
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    if local_size > cores():
+        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
+
+def share_the_cores(local_size: int) -> None:
+    """Give each rank of this host its part of the cores for BLAS, unless the user has said how many."""
+    if any(name in os.environ for name in BLAS_SETTINGS):
+        return
+    from threadpoolctl import threadpool_limits
+
+    threads = max(1, cores() // local_size)
+    os.environ.update(dict.fromkeys(BLAS_SETTINGS, str(threads)))  # for libraries that are not loaded yet
+    threadpool_limits(limits=threads)
+
+
+# ----------------------------------------------------------------------------------- the end
+
+
+def end_all_with_this_rank(here: Announced) -> None:
+    """Let an uncaught exception, or an exit with an error code, on this rank end every rank.
+
+    MPI alone would leave the others waiting for ever. An exit without error stays what it is: others may go
+    on. `sys.exit` is watched by wrapping it, since Python tells nobody of a SystemExit; `raise SystemExit(1)`
+    is not seen.
+    """
+    launcher = Launcher.connect(here)
+    exit_code = 0
+    plain_exit = sys.exit
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        code, text = epitaph(kind, error, trace)
+        sys.stdout.flush()
+        sys.stderr.write(f"{here.name}: {text.rstrip()}\n")  # in one piece: other ranks may be writing theirs
+        sys.stderr.flush()
+        launcher.tell(failed=traceback.format_exception_only(kind, error)[-1].strip())
+        end_all(code)
+
+    def watched_exit(status: Any = None) -> NoReturn:
+        nonlocal exit_code
+        exit_code = 0 if status is None else status if isinstance(status, int) else 1
+        plain_exit(status)
+
+    def at_exit() -> None:
+        sys.stdout.flush()
+        if exit_code:
+            launcher.tell(failed=f"exit code {exit_code}")
+            sys.stderr.flush()
+            end_all(exit_code)
+        launcher.tell(finished=True)
+
+    sys.excepthook = hook
+    sys.exit = watched_exit
+    atexit.register(at_exit)
+
+
+def epitaph(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> tuple[int, str]:
+    """Exit code and last words of a rank that ends by `error`: misuse and Ctrl-C need no traceback."""
+    if isinstance(error, UsageError):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    return 1, "".join(traceback.format_exception(kind, error, trace))
+
+
+def end_all(code: int) -> NoReturn:
+    """End every rank, with this exit code."""
+    library = sys.modules.get("mpi4py.MPI")
+    if library is not None and library.Is_initialized() and not library.Is_finalized():
+        library.COMM_WORLD.Abort(code)
+    os._exit(code)  # before MPI started: the launcher sees a rank fail, and ends the others
+
+
+class Launcher:
+    """The line to `minigrad.dist.launch`, if that started us: it learns how this rank ends."""
+
+    def __init__(self, line: socket.socket | None) -> None:
+        self._line = line
+
+    @classmethod
+    def connect(cls, here: Announced) -> "Launcher":
+        """Call the launcher and say who we are. A rank on another host cannot, and goes on without."""
+        address = os.environ.get(LAUNCH_SOCKET)
+        if not address or not hasattr(socket, "AF_UNIX"):
+            return cls(None)
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            line.connect(address)
+        except OSError:
+            line.close()
+            return cls(None)
+        launcher = cls(line)
+        launcher.tell(rank=here.rank, size=here.size, process=os.getpid())
+        return launcher
+
+    def tell(self, **what: Any) -> None:
+        """Send one line of JSON."""
+        if self._line is not None:
+            try:
+                self._line.sendall(json.dumps(what).encode() + b"\n")
+            except OSError:
+                self._line = None  # the launcher is gone; there is nobody left to tell

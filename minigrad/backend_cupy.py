@@ -1,0 +1,116 @@
+"""CuPy: everything in which it differs from NumPy. Imported on first use of a GPU, and never needed without
+one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from minigrad.backend import Array, Namespace
+from minigrad.errors import DeviceError
+
+ONE_HOT_UP_TO = 4096
+"""Table rows up to which a scatter-add is a product with a 0/1 matrix, whose sums come in the same order
+every time.
+"""
+
+
+class CupyNamespace(Namespace):
+    """CuPy, with what it lacks of the array API standard, whichever of its releases this is.
+
+    Values stay on the GPU: nothing here reads one. Arrays are made on the device that is current for this
+    thread.
+    """
+
+    name = "cupy"
+
+    def __init__(self, cupy: Any, erf: Callable[[Array], Array]) -> None:
+        super().__init__(cupy)
+        self.array_type = cupy.ndarray
+        self.erf = erf
+        for name, other in (
+            ("permute_dims", "transpose"),
+            ("concat", "concatenate"),
+            ("pow", "power"),
+        ):
+            setattr(self, name, getattr(cupy, name, None) or getattr(cupy, other))
+
+    def matrix_transpose(self, x: Array) -> Array:
+        return x.swapaxes(-1, -2)
+
+    def vecdot(self, x: Array, y: Array) -> Array:
+        return (x * y).sum(axis=-1)
+
+    def asarray(self, x: Any, *, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self.module.array(x, dtype=dtype, copy=True) if copy else self.module.asarray(x, dtype=dtype)
+
+    def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
+        product = self.module.matmul(x, y)
+        if out is None:
+            return product
+        out[...] = product
+        return out
+
+    def scatter_add(self, values: Array, indices: Array, rows: int) -> Array:
+        """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array.
+
+        Up to ONE_HOT_UP_TO rows the order of the sums is fixed; beyond, CuPy's atomic additions come in any
+        order, so that two runs can differ in the last bits.
+        """
+        indices = self.where(indices < 0, indices + rows, indices)
+        if rows <= ONE_HOT_UP_TO:
+            hot = (self.arange(rows)[:, None] == indices[None, :]).astype(values.dtype)
+            return self.matmul(hot, values)
+        out = self.zeros((rows, values.shape[1]), dtype=values.dtype)
+        self.add.at(out, indices, values)
+        return out
+
+    def device(self, array: Array) -> str:
+        return f"gpu:{array.device.id}"
+
+    def to_host(self, array: Array) -> numpy.ndarray:
+        return self.module.asnumpy(array)
+
+    def from_host(self, array: numpy.ndarray, *, device: str = "") -> Array:
+        number = device.partition(":")[2]
+        if not number:
+            return self.module.asarray(array)
+        available = self.count()
+        if int(number) >= available:
+            raise DeviceError(
+                f"{device} was asked for, and this machine has {available} GPU(s), numbered from 0"
+            )
+        with self.module.cuda.Device(int(number)):
+            return self.module.asarray(array)
+
+    def count(self) -> int:
+        """How many GPUs this process sees."""
+        return int(self.module.cuda.runtime.getDeviceCount())
+
+    def use(self, number: int) -> None:
+        """Make GPU `number` the current one of this thread: new arrays and kernels go there."""
+        self.module.cuda.Device(number).use()
+
+
+def load() -> CupyNamespace:
+    """Import CuPy and look for a GPU. Raises DeviceError, saying which is missing and what to do."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise DeviceError(
+            'a GPU was asked for, and CuPy is not installed: pip install "minigrad[cuda13]" (or cuda12, '
+            "by the driver), or leave the device at cpu"
+        ) from error
+    try:
+        found = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:  # CuPy raises errors of its own kinds for a missing driver
+        raise DeviceError(
+            f"a GPU was asked for, and CuPy finds none ({error}); leave the device at cpu"
+        ) from error
+    if not found:
+        raise DeviceError("a GPU was asked for, and this machine shows none to CuPy; leave the device at cpu")
+    return CupyNamespace(cupy, importlib.import_module("cupyx.scipy.special").erf)
