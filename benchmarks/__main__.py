@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(results))
     for peer, description in {result.peer: result.description for result in results}.items():
         print(f"{peer}: {description}")
-    if options.save:
+    if options.save and not failed:
         for path in save(options.save, results, (load_at_start, load())):
             print(f"wrote benchmarks/results/{path.name}")
     if not options.check:

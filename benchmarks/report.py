@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def table(results: Sequence[Result]) -> str:
         rows = [result for result in results if result.workload == name]
         if not rows:
             continue
-        heads = ["peer", "OPENBLAS_CORETYPE", "CPU ms", "wall ms", "/ floor", "/ torch", "peak MiB", "loss ≈"]
+        heads = ["peer", "OPENBLAS_CORETYPE", "CPU ms", "wall ms", "/ floor", "/ torch", "loss ≈"]
         cells = [
             [
                 result.peer,
@@ -87,16 +87,15 @@ def table(results: Sequence[Result]) -> str:
                 number(1e3 * result.wall_seconds),
                 number(result.ratio_to_floor),
                 number(result.ratio_to_torch),
-                memory(result),
                 f"{result.loss_difference:.0e}",
             ]
             for result in rows
         ]
-        workload = WORKLOADS[name]
-        if isinstance(workload, Overhead):
-            heads.insert(4, "µs/op")
+        if name in EXTRA_COLUMN:
+            head, figure = EXTRA_COLUMN[name]
+            heads.append(head)
             for row, result in zip(cells, rows, strict=True):
-                row.insert(4, number(1e6 * result.cpu_seconds / workload.operations))
+                row.append(figure(result))
         widths = [max(len(row[i]) for row in [heads, *cells]) for i in range(len(heads))]
         lines += [f"**{title}**", ""]
         for row in [heads, ["-" * width for width in widths], *cells]:
@@ -108,10 +107,23 @@ def table(results: Sequence[Result]) -> str:
 
 
 def memory(result: Result) -> str:
-    """Peak memory above the start; only the transformer is big enough for it to mean something."""
-    if result.workload != "gpt" or result.peak_bytes_above_start is None:
-        return "-"
-    return f"{result.peak_bytes_above_start / 2**20:.0f}"
+    """Peak memory above the start, in MiB."""
+    above = result.peak_bytes_above_start
+    return number(None if above is None else above / 2**20, 0)
+
+
+def operation_time(result: Result) -> str:
+    """Microseconds for an operation, forward and backward."""
+    workload = WORKLOADS[result.workload]
+    assert isinstance(workload, Overhead)
+    return number(1e6 * result.cpu_seconds / workload.operations)
+
+
+# Only the transformer is big enough for its memory to mean something.
+EXTRA_COLUMN: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "gpt": ("peak MiB", memory),
+    "overhead": ("µs an operation", operation_time),
+}
 
 
 def verdicts(results: Sequence[Result]) -> list[tuple[bool, str]]:

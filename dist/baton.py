@@ -41,7 +41,9 @@ class Baton:
         self.failure: BaseException | None = None
         self.failed_rank: int | None = None
         self.all_ended = threading.Event()
-        self._turn = [threading.Semaphore(0) for _ in range(size)]
+        self._turn = [threading.Lock() for _ in range(size)]
+        for turn in self._turn:
+            turn.acquire()  # nobody's turn yet
         self._ready = deque(range(size))
         self._waits_for: dict[int, Event] = {}
         self._thread: dict[int, int] = {}

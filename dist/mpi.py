@@ -261,7 +261,7 @@ def check_all_are_connected(size: int) -> None:
         return
     library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
     raise CommunicationError(
-        f"{here.name}: the launcher started {here.size} ranks, but MPI connects {size}. mpirun and the library "
+        f"{here.name}: {here.size} ranks were started, but MPI connects {size}. mpirun and the library "
         f"that mpi4py loads ({library}) belong to different MPIs; start with the mpirun of that library "
         "(`minigrad run -n 4 script.py` looks for it), or install both in one environment: "
         'pip install "minigrad[mpi]"'

@@ -7,7 +7,7 @@ Poll = Callable[[bool], bool]
 
 
 class Request:
-    """Something that `start_…` began; its buffers are the communicator's until `wait` returned or `test` said yes.
+    """Something that `start_…` began; its buffers are taken until `wait` returned or `test` said yes.
 
     A request keeps its buffers alive. Messages need not move while nobody looks: calling `test` now and then
     between computations is what lets an MPI library overlap the two.

@@ -16,7 +16,7 @@ COMBINE: dict[str, np.ufunc] = {"sum": np.add, "max": np.maximum, "min": np.mini
 
 @dataclass(frozen=True)
 class Call:
-    """A collective as one rank calls it; `shape` is None where pieces count, `root` -1 where there is none."""
+    """A collective as one rank calls it; `shape` is None where pieces count, `root` -1 for none."""
 
     verb: str
     dtype: str = ""
@@ -118,11 +118,14 @@ def _all_gather(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[A
 
 
 def _gather(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
-    _all_gather(calls, arrays, [outs[calls[0].root]])
+    root = calls[0].root
+    for piece, array in zip(pieces(outs[root], calls[root].counts), arrays, strict=True):
+        piece[...] = array
 
 
 def _scatter(calls: Sequence[Call], arrays: Sequence[Array], outs: Sequence[Array]) -> None:
-    for out, piece in zip(outs, pieces(arrays[calls[0].root], calls[0].counts), strict=True):
+    root = calls[0].root
+    for out, piece in zip(outs, pieces(arrays[root], calls[root].counts), strict=True):
         out[...] = piece
 
 

@@ -71,7 +71,7 @@ class World(ABC):
     # --------------------------------------------------------------------- between two ranks
 
     def send(self, array: Array, destination: int, *, tag: int = 0, purpose: Purpose = "control") -> None:
-        """Send `array` to one rank; returns when it may be changed again, maybe only after it was received."""
+        """Send `array` to one rank; returns when it may be changed again, maybe not before it arrived."""
         self.start_send(array, destination, tag=tag, purpose=purpose).wait()
 
     def receive(self, out: Array, source: int, *, tag: int = 0, purpose: Purpose = "control") -> None:
@@ -203,7 +203,7 @@ class World(ABC):
     # ------------------------------------------------------------------- groups, and the end
 
     def split(self, color: int, *, key: int | None = None) -> "World":
-        """All ranks that give the same `color`, as a world, numbered by `key` (default: rank), then by rank."""
+        """All ranks that give the same `color`, as a world, numbered by `key` (default: rank), then rank."""
         if color < 0:
             raise self._error(
                 CommunicationError, "split", f"color {color}; colors are whole numbers from 0 on"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 from minigrad import backend
-from minigrad.graph import Dual, Node, state
+from minigrad.graph import Dual, Leaf, Node, state
 from minigrad.operation import Operation, _dressed
 from minigrad.tensor import Tensor
 
@@ -65,7 +65,11 @@ class Fused(Operation):
     def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
         arrays, kept = node.saved
         if not lifted:
-            return self.fast_pull(xp, v, needs, arrays, kept, **node.parameters)
+            into = [
+                e.lend() if need and isinstance(e, Leaf) else None
+                for e, need in zip(node.inputs, needs, strict=True)
+            ]
+            return self.fast_pull(xp, v, needs, arrays, kept, into, **node.parameters)
         from minigrad.transforms import vjp
 
         chosen = [i for i, need in enumerate(needs) if need]
@@ -105,8 +109,9 @@ def fused(
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Give a composition a fast path.
 
-    `forward(xp, *arrays, **parameters)` returns the result and what `pull(xp, v, needs, arrays, kept,
-    **parameters)` wants kept; `pull` returns a cotangent for each input, None where `needs` is false.
+    `forward(xp, *arrays, **parameters)` returns the result and what `pull(xp, v, needs, arrays, kept, into,
+    **parameters)` wants kept; `pull` returns a cotangent for each input, None where `needs` is false. Where
+    `into` holds an array for an input, its cotangent may be written there.
     """
 
     def declare(composition: Callable[P, Any]) -> Callable[P, Any]:

@@ -114,14 +114,22 @@ class Leaf(Node):
     flat array. Hooks run as soon as the gradient is final within a backward walk.
     """
 
-    __slots__ = ("buffer", "filled", "gradient", "hooks")
+    __slots__ = ("buffer", "filled", "gradient", "hooks", "lent")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         super().__init__(None, (), (), {}, shape, dtype)
         self.gradient: Tensor | None = None
         self.buffer: Array | None = None
         self.filled = False
+        self.lent = False
         self.hooks: list[Callable[[], None]] = []
+
+    def lend(self) -> Array | None:
+        """The buffer, if the first contribution to this walk's gradient may be written straight into it."""
+        if self.buffer is None or self.filled or self.lent:
+            return None
+        self.lent = True
+        return self.buffer
 
 
 class Dual(Node):

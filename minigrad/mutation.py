@@ -77,8 +77,8 @@ def check(node: Node) -> None:
             if number > node.number and start < span[1] and span[0] < stop:
                 name = node.operation.name if node.operation is not None else "leaf"
                 raise GraphError(
-                    f"{name} (node {node.number}) saved an array of shape {array.shape} for its "
-                    f"derivative, and the array was changed in place afterwards (mutation {number}); run the walk before the "
+                    f"{name} (node {node.number}) saved an array of shape {array.shape} for its derivative, "
+                    f"and it was changed in place afterwards (mutation {number}); run the walk before the "
                     "change, or compute with a copy"
                 )
 

@@ -342,7 +342,8 @@ def apply(operation: Operation, inputs: tuple[Any, ...], parameters: dict[str, A
     if not operation.variadic and len(inputs) != len(operation.inputs):
         raise TypeError(f"{operation.name} takes {len(operation.inputs)} inputs, got {len(inputs)}")
     parameters = {**operation.defaults, **parameters}
-    like = next((x.data for x in inputs if isinstance(x, Tensor)), None)
+    tensors = [x.data for x in inputs if isinstance(x, Tensor)]
+    like = next((a for a in tensors if a.dtype.kind == "f"), tensors[0] if tensors else None)
     arrays = tuple(x.data if isinstance(x, Tensor) else _operand(x, like) for x in inputs)
     nodes = tuple(x.node if isinstance(x, Tensor) else None for x in inputs)
     xp = backend.namespace(arrays[0])

@@ -166,10 +166,15 @@ def _walk(
             if old is not None:
                 g = old + g
             elif edge.operation is None and not lifted and (g is v or g.base is not None):
-                g = g.copy()  # a leaf owns its gradient: never an array that somebody else may hold
+                g = _owned(g, edge)
             cotangents[edge] = g
         if not retain and (later is None or node not in later.waiting):
             node.saved = None
+
+
+def _owned(g: Any, leaf: Node) -> Any:
+    """A leaf owns its gradient: never an array that somebody else may hold. What goes into a buffer is copied there."""
+    return g if isinstance(leaf, Leaf) and leaf.buffer is not None else g.copy()
 
 
 def _follows(edge: Node | None, only: set[Node] | None, skip: set[Node] | None) -> bool:
@@ -206,9 +211,9 @@ def deliver(leaf: Leaf, gradient: Any) -> None:
         array = gradient.data if isinstance(gradient, Tensor) else gradient
         if leaf.filled:
             leaf.buffer += array
-        else:
+        elif array is not leaf.buffer:
             leaf.buffer[...] = array
-        leaf.filled = True
+        leaf.filled, leaf.lent = True, False
     elif not isinstance(gradient, Tensor):
         new = Tensor.of(backend.asarray(gradient))
         leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)

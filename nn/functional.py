@@ -6,11 +6,12 @@ from typing import Any
 
 from minigrad import backend, random
 from minigrad.errors import UsageError
+from minigrad.ops import cross_entropy as _cross_entropy
 from minigrad.ops import (
-    cross_entropy,
     gelu,
     linear,
     log_softmax,
+    permute_dims,
     relu,
     scaled_dot_product_attention,
     self_attention,
@@ -37,6 +38,18 @@ __all__ = [
     "softmax",
     "tanh",
 ]
+
+
+def cross_entropy(input: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """Softmax cross-entropy in nats, with the classes on axis 1 as in torch.
+
+    Shapes: input (N, classes, ...), target (N, ...) of integers.
+    `minigrad.ops.cross_entropy` is the same with the classes on the last axis, and says what is raised.
+    """
+    x = input if isinstance(input, Tensor) else Tensor(input)
+    if x.ndim > 2:
+        x = permute_dims(x, (0, *range(2, x.ndim), 1))
+    return _cross_entropy(x, target, ignore_index=ignore_index, reduction=reduction)
 
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from minigrad.graph import no_grad
 from minigrad.nn import functional, init
 from minigrad.nn.layers import Dropout, Embedding, LayerNorm, Linear
 from minigrad.nn.module import Module, ModuleList
-from minigrad.ops import matmul, matrix_transpose, permute_dims, reshape, softmax, where
+from minigrad.ops import cross_entropy, matmul, matrix_transpose, permute_dims, reshape, softmax, where
 from minigrad.ops.attention import hidden
 from minigrad.tensor import Tensor
 
@@ -179,7 +179,7 @@ class GPT(Module):
 
     def loss(self, tokens: Any, targets: Any, *, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats of the targets (batch, time), over all positions."""
-        return functional.cross_entropy(
+        return cross_entropy(
             self(tokens), Tensor(targets, device=self.wte.weight.device), reduction=reduction
         )
 

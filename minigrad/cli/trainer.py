@@ -147,7 +147,7 @@ class Trainer:
         )
 
     def _restore_optimizer(self, checkpoint: Checkpoint) -> None:
-        """Take over the optimizer's state and the place in the schedule, which may be of another length now."""
+        """Take over the optimizer's state and the place in the schedule (whose length may have changed)."""
         state = {
             number: {
                 "step": checkpoint.optimizer_state["steps"][name],
@@ -161,7 +161,7 @@ class Trainer:
         self.steps_done = checkpoint.step
 
     def _optimizer_numbers(self) -> dict[str, int]:
-        """The optimizer's number of each parameter, by its name in the model: names outlive a change of order."""
+        """The optimizer's number of each parameter, by its name: names outlive a change of order."""
         numbers = {id(parameter): number for number, parameter in enumerate(self.optimizer.parameters)}
         return {name: numbers[id(parameter)] for name, parameter in self.model.named_parameters()}
 

@@ -115,7 +115,9 @@ def _forward(xp: Any, q: Any, k: Any, v: Any, *, causal: bool, scale: float) -> 
     return out, (out, attend(xp, q, k, v, out, causal, scale))
 
 
-def _pull(xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, causal: bool, scale: float) -> Any:
+def _pull(
+    xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, causal: bool, scale: float
+) -> Any:
     grads = tuple(xp.empty(a.shape, dtype=a.dtype) for a in arrays)
     q, k, v = arrays
     pull_back(xp, g, q, k, v, kept[0], kept[1], grads, causal, scale)
@@ -186,7 +188,7 @@ def _packed_forward(xp: Any, packed: Any, *, heads: int, causal: bool) -> tuple[
 
 
 def _packed_pull(
-    xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, *, heads: int, causal: bool
+    xp: Any, g: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, heads: int, causal: bool
 ) -> list[Any]:
     (packed,), (out, rest) = arrays, kept
     gradient = xp.empty(packed.shape, dtype=packed.dtype)

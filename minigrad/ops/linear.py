@@ -20,13 +20,13 @@ def _forward(xp: Any, x: Any, weight: Any, bias: Any) -> tuple[Any, None]:
     return out.reshape(*x.shape[:-1], weight.shape[0]), None
 
 
-def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: None) -> list[Any]:
+def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: None, into: Any) -> list[Any]:
     x, weight, _ = arrays
     count = math.prod(x.shape[:-1])
     v = v.reshape(count, weight.shape[0])
     dx = xp.matmul(v, weight).reshape(x.shape) if needs[0] else None
-    dw = xp.matmul(v.T, x.reshape(count, x.shape[-1])) if needs[1] else None
-    db = xp.sum(v, axis=0) if needs[2] else None
+    dw = xp.matmul(v.T, x.reshape(count, x.shape[-1]), out=into[1]) if needs[1] else None
+    db = xp.sum(v, axis=0, out=into[2]) if needs[2] else None
     return [dx, dw, db]
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from minigrad.backend import namespace
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import erf, sqrt, tanh, where
@@ -53,7 +54,9 @@ def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: flo
     return out.reshape(x.shape), (mean, inverse)
 
 
-def _layer_norm_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, *, epsilon: float) -> list[Any]:
+def _layer_norm_pull(
+    xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, epsilon: float
+) -> list[Any]:
     x, weight, _ = arrays
     mean, inverse = kept
     width = x.shape[-1]
@@ -118,7 +121,7 @@ def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
     return out.reshape(x.shape), None
 
 
-def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any) -> list[Any]:
+def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any) -> list[Any]:
     # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a + x·(1 - a²)·c·(1 + 3k·x²)) / 2, all anew from x.
     (x,) = arrays
     flat, v = x.reshape(-1), v.reshape(-1)
@@ -164,36 +167,41 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
 # ----- Softmax cross-entropy ----------------------------------------------------------------------
 
 
-def _cross_entropy_forward(xp: Any, logits: Any, targets: Any) -> tuple[Any, Any]:
+def _rows_and_classes(xp: Any, targets: Any, ignore_index: int) -> tuple[Any, Any, Any]:
+    """Row numbers, targets with ignored ones put at class 0, and which rows count."""
+    counted = targets != ignore_index
+    return xp.arange(targets.shape[0]), xp.where(counted, targets, xp.zeros_like(targets)), counted
+
+
+def _cross_entropy_forward(xp: Any, logits: Any, targets: Any, *, ignore_index: int) -> tuple[Any, Any]:
+    rows, classes, counted = _rows_and_classes(xp, targets, ignore_index)
     top = xp.max(logits, axis=-1, keepdims=True)
     shifted = logits - top
-    picked = shifted[xp.arange(targets.shape[0]), targets]
+    picked = shifted[rows, classes]
     xp.exp(shifted, out=shifted)
     total = xp.matmul(shifted, xp.ones((logits.shape[1], 1), dtype=logits.dtype))
     xp.log(total, out=total)
-    return total[:, 0] - picked, total + top
+    return (total[:, 0] - picked) * counted, total + top
 
 
-def _cross_entropy_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any) -> list[Any]:
+def _cross_entropy_pull(
+    xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, ignore_index: int
+) -> list[Any]:
     logits, targets = arrays
+    rows, classes, counted = _rows_and_classes(xp, targets, ignore_index)
+    v = v * counted
     gradient = logits - kept
     xp.exp(gradient, out=gradient)
     gradient *= v[:, None]
-    gradient[xp.arange(targets.shape[0]), targets] -= v
+    gradient[rows, classes] -= v
     return [gradient, None]
 
 
 @fused(forward=_cross_entropy_forward, pull=_cross_entropy_pull)
-def _cross_entropy(logits: Any, targets: Any, /) -> Tensor:
-    return logsumexp(logits, axis=-1) - picked(logits, targets)
-
-
-def picked(logits: Tensor, targets: Any) -> Tensor:
-    """logits[i, targets[i]] for every row i."""
-    from minigrad.backend import namespace
-
-    indices = targets.data if isinstance(targets, Tensor) else targets
-    return getitem(logits, (namespace(logits.data).arange(indices.shape[0]), indices))
+def _cross_entropy(logits: Any, targets: Any, /, *, ignore_index: int) -> Tensor:
+    labels = targets.data if isinstance(targets, Tensor) else targets
+    rows, classes, counted = _rows_and_classes(namespace(logits.data), labels, ignore_index)
+    return where(counted, logsumexp(logits, axis=-1) - getitem(logits, (rows, classes)), 0.0)
 
 
 def cross_entropy(
@@ -217,10 +225,8 @@ def cross_entropy(
         raise UsageError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
     classes, shape = logits.shape[-1], targets.shape
     flat = targets.reshape(math.prod(shape))
-    kept = flat != ignore_index
-    losses = _cross_entropy(logits.reshape(math.prod(shape), classes), where(kept, flat, 0))
-    losses = where(kept, losses, 0.0)
+    losses = _cross_entropy(logits.reshape(math.prod(shape), classes), flat, ignore_index=ignore_index)
     if reduction == "none":
         return losses.reshape(shape)
     total = sum(losses)
-    return total if reduction == "sum" else total / sum(kept.astype(logits.dtype))
+    return total if reduction == "sum" else total / sum((flat != ignore_index).astype(logits.dtype))

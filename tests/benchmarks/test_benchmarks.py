@@ -1,6 +1,7 @@
 """The benchmarks run, and the peers do the same work. No test here asserts a time."""
 
 import json
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 
 from benchmarks import report, rounds
 from benchmarks.__main__ import main
-from benchmarks.peers import floor, minigrad_fused, minigrad_primitives
+from benchmarks.peers import floor, kernels, minigrad_fused, minigrad_primitives
 from benchmarks.peers.step import Step
-from benchmarks.workloads import GPT, MLP, Overhead, Workload
+from benchmarks.workloads import GPT, MLP, Adam, Overhead, Workload
 
 SMALL: dict[str, Workload] = {
     "mlp": MLP(widths=(20, 16, 16, 5), batch=12),
@@ -75,6 +76,34 @@ def test_gradients_of_torch_are_those_of_the_floor(name):
     assert_same_gradients(torch_eager.build, SMALL[name])
 
 
+def test_gelu_and_its_derivative_are_the_formula_s():
+    x = np.linspace(-6, 6, 1001)
+    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    value, derivative = np.empty(x.shape, np.float32), x.astype(np.float32)
+    kernels.gelu_forward(derivative, value, kernels.Scratch(block=64))
+    np.testing.assert_allclose(value, x * (1 + np.tanh(u)) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        derivative, (1 + np.tanh(u) + x / np.cosh(u) ** 2 * slope) / 2, atol=4e-6
+    )  # 1 − a cancels
+
+
+def test_adam_is_the_paper_s():
+    generator = np.random.default_rng(0)
+    settings = Adam(learning_rate=0.1, beta1=0.8, beta2=0.9, epsilon=1e-2)
+    theta = generator.standard_normal(100)
+    first, second = np.zeros(100), np.zeros(100)
+    flat, gradient = theta.astype(np.float32), np.empty(100, np.float32)
+    adam = kernels.FlatAdam(flat, gradient, settings, kernels.Scratch(block=64))
+    for step in range(1, 21):
+        gradient[:] = generator.standard_normal(100)
+        adam.step()
+        first = 0.8 * first + 0.2 * gradient
+        second = 0.9 * second + 0.1 * gradient.astype(np.float64) ** 2
+        theta -= 0.1 * (first / (1 - 0.8**step)) / (np.sqrt(second / (1 - 0.9**step)) + 1e-2)
+    np.testing.assert_allclose(flat, theta, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [5.41, float("nan")])
 def test_a_peer_that_computes_something_else_is_refused(wrong):
     rounds.check_losses([result("floor"), result("torch")])
@@ -94,6 +123,29 @@ def test_a_peer_of_ours_that_does_not_import_is_an_error(monkeypatch):
     monkeypatch.setitem(rounds.PEERS, "broken", ("benchmarks.peers.no_such_peer", False))
     with pytest.raises(rounds.BenchmarkError, match="broken worker for overhead ended with exit code 1"):
         rounds.compare("overhead", ["broken"], [rounds.UNSET], rounds=1, seconds=0.01, say=print)
+
+
+def test_a_failing_workload_does_not_lose_the_others(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    real = rounds.PEERS["floor"]
+    started: list[str] = []
+
+    class Worker(rounds.Worker):
+        def __init__(self, workload: str, peer: str, coretype: str | None) -> None:
+            rounds.PEERS["floor"] = ("benchmarks.peers.no_such_peer", True) if workload == "mlp" else real
+            started.append(workload)
+            super().__init__(workload, peer, coretype)
+
+    monkeypatch.setattr(rounds, "Worker", Worker)
+    monkeypatch.setattr(rounds, "PEERS", dict(rounds.PEERS))
+    words = ["--quick", "--workloads", "mlp,overhead", "--peers", "floor", "--save", "partial"]
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert started == ["mlp", "overhead"]
+    assert "the floor worker for mlp ended with exit code 1" in printed.err
+    assert "| floor " in printed.out
+    assert "784" not in printed.out
+    assert list(tmp_path.iterdir()) == []  # figures that are not whole are not saved
 
 
 def measured(slow: float, bytes_held: int) -> list[rounds.Result]:

@@ -148,7 +148,7 @@ def test_ranks_without_mpi_are_refused_and_threads_offered(
 ) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     words = ["train", *TINY, *TEXT, "--ranks", "4"]
-    assert_refused(words, "pip install mpi4py mpich.*--threads", place, capsys)
+    assert_refused(words, r'pip install "minigrad\[mpi\]".*--threads', place, capsys)
 
 
 def test_a_disk_without_room_is_refused(

@@ -1,0 +1,121 @@
+"""Real ranks: every verb, and every way in which a rank or the launcher can come to its end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mpi.conftest import ROOT, SECONDS, Start, alive, wait_until
+
+SECONDS_TO_END = 10.0
+
+
+@pytest.mark.parametrize("ranks", [3, 4])
+def test_every_verb(launcher: Start, ranks: int):
+    output, errors = launcher(ranks, ["-m", "tests.mpi.ranks"]).communicate(timeout=SECONDS)
+    assert re.search(rf"^\d\d\d runs on {ranks} ranks$", output, re.MULTILINE), errors
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "verdict"),
+    [
+        ("raise", 1, "rank 2 of 3 failed first: ValueError: boom"),
+        ("misuse", 2, "rank 2 of 3 failed first: minigrad.errors.UsageError: no such file"),
+        ("exit", 5, "rank 2 of 3 failed first: exit code 5"),
+        ("kill", None, r"rank 2 of 3 \(process \d+\) died without a word"),
+        ("crash", None, r"rank 2 of 3 \(process \d+\) died without a word"),
+    ],
+)
+def test_one_rank_dies_and_all_end(
+    launcher: Start, tmp_path: Path, what: str, code: int | None, verdict: str
+):
+    process = launcher(3, ["tests/mpi/victim.py", what])
+    everyone = ranks_of(process, tmp_path, 3)
+    output, errors = process.communicate(timeout=SECONDS_TO_END)
+    assert re.search(f"^minigrad: {verdict}", errors, re.MULTILINE), errors
+    assert process.returncode == code if code is not None else process.returncode > 0
+    assert not [rank for rank in everyone if alive(rank)]
+    if what == "raise":
+        assert re.search(
+            r"^rank 2 of 3: Traceback.*victim\.py.*ValueError: boom$", errors, re.DOTALL | re.MULTILINE
+        )
+    if what == "misuse":
+        assert "rank 2 of 3: no such file\n" in errors
+        assert "Traceback" not in errors
+
+
+def test_leaving_early_is_no_failure(launcher: Start):
+    process = launcher(3, ["tests/mpi/victim.py", "leave"])
+    output, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+    assert sorted(output.splitlines()) == ["rank 0 ends well", "rank 1 ends well"]
+
+
+@pytest.mark.parametrize("what", ["sleep", "wait"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_launcher_takes_all_ranks_along(launcher: Start, tmp_path: Path, what: str, name: str):
+    process = launcher(3, ["tests/mpi/victim.py", what])
+    everyone = ranks_of(process, tmp_path, 3)
+    process.send_signal(signal.Signals[name])
+    _, errors = process.communicate(timeout=SECONDS_TO_END)
+    assert process.returncode == 128 + signal.Signals[name]
+    assert f"minigrad: ended by {name}" in errors
+    assert not [rank for rank in everyone if alive(rank)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends mpirun when its launcher is killed")
+def test_a_killed_launcher_leaves_no_ranks(launcher: Start, tmp_path: Path):
+    process = launcher(3, ["tests/mpi/victim.py", "wait"])
+    everyone = ranks_of(process, tmp_path, 3)
+    process.kill()
+    assert wait_until(lambda: not any(map(alive, everyone)), SECONDS_TO_END)
+
+
+def ranks_of(process: "subprocess.Popen[str]", folder: Path, ranks: int) -> list[int]:
+    """Process ids of all ranks, as soon as they are there."""
+    assert wait_until(lambda: len(list(folder.glob("*.pid"))) == ranks, SECONDS), process.communicate()[1]
+    return [int(file.read_text()) for file in folder.glob("*.pid")]
+
+
+# ------------------------------------------------------------------------------------ starting
+
+
+def test_ranks_that_mpi_does_not_connect_are_refused(launcher: Start):
+    program = "from minigrad import dist; dist.world()"
+    environment = os.environ | {"PMI_SIZE": "4", "PMI_RANK": "1"}  # what a launcher of another MPI leaves
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert result.returncode == 1
+    assert "rank 1 of 4: Traceback" in result.stderr
+    assert "4 ranks were started, but MPI connects 1" in result.stderr
+    assert time.monotonic() - start < SECONDS_TO_END
+
+
+def test_ranks_get_what_they_need_before_mpi_starts(launcher: Start):
+    program = (
+        "import json, os; from minigrad import dist; from threadpoolctl import threadpool_info; import numpy;"
+        "world = dist.world();"
+        "blas = [pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'];"
+        "names = ['MPIR_CVAR_ENABLE_HEAVY_YIELD', 'OPENBLAS_NUM_THREADS'];"
+        "print(json.dumps([blas, [os.environ.get(name) for name in names]])) if world.rank == 0 else None"
+    )
+    ranks = 2 * max(1, os.cpu_count() or 1)
+    if ranks > 8:
+        pytest.skip("starting more ranks than this machine has cores would take very many")
+    output, _ = launcher(ranks, ["-c", program]).communicate(timeout=SECONDS)
+    blas, settings = json.loads(output)
+    assert set(blas) == {1}
+    assert settings == ["1", "1"]
