@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 def load() -> float | None:
     """Mean number of processes that wanted a core over the last minute."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -6,7 +6,6 @@ so `minigrad.dist` imports it only where several ranks were started.
 import ctypes
 import functools
 import sys
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
@@ -16,7 +15,7 @@ from minigrad.dist.prepare import announced, prepare
 from minigrad.dist.request import Poll, done
 from minigrad.dist.verbs import Array, Call, pieces
 from minigrad.dist.world import World
-from minigrad.errors import CommunicationError, ShapeError
+from minigrad.errors import CommunicationError
 
 prepare()
 try:
@@ -93,16 +92,23 @@ class MPIWorld(World):
     def _start_receive(self, buffer: Array, source: int, tag: int) -> Poll:
         parts = self._parts(as_moved(buffer))
         requests = [self._communicator.Irecv(part, source, tag) for part in parts]
+        statuses = [MPI.Status() for _ in parts]
+        poll = poll_of(requests, statuses)
 
-        def check(statuses: list[Any]) -> None:
-            for part, status in zip(parts, statuses, strict=True):
-                if status.Get_count(MPI.BYTE) != part.nbytes:
-                    raise ShapeError(
-                        f"{self.name}: receive expected {part.nbytes} bytes from rank {source} with tag {tag}"
-                        f", but got {status.Get_count(MPI.BYTE)}; make sizes and dtypes equal on both sides"
-                    )
+        def checked(block: bool) -> bool:
+            expected = (
+                f"{self.name}: receive expected {buffer.nbytes} bytes from rank {source} with tag {tag}"
+            )
+            advice = "make sizes and dtypes equal on both sides"
+            try:
+                arrived = poll(block)
+            except MPI.Exception as error:
+                raise CommunicationError(f"{expected}, and got more ({error}); {advice}") from error
+            if arrived and sum(status.Get_count(MPI.BYTE) for status in statuses) != buffer.nbytes:
+                raise CommunicationError(f"{expected}, and got another number; {advice}")
+            return arrived
 
-        return poll_of(requests, check)
+        return checked
 
     # ----------------------------------------------------------------------- among all ranks
 
@@ -230,18 +236,14 @@ class MPIWorld(World):
         )
 
 
-def poll_of(requests: list[Any], check: Callable[[list[Any]], None] | None = None) -> Poll:
-    """The poll of MPI requests, which hold their buffers; `check` sees the statuses once all are done."""
-    statuses = None if check is None else [MPI.Status() for _ in requests]
+def poll_of(requests: list[Any], statuses: list[Any] | None = None) -> Poll:
+    """The poll of MPI requests, which hold their buffers."""
 
     def poll(block: bool) -> bool:
         if block:
             MPI.Request.Waitall(requests, statuses)
-        elif not MPI.Request.Testall(requests, statuses):
-            return False
-        if check is not None and statuses is not None:
-            check(statuses)
-        return True
+            return True
+        return bool(MPI.Request.Testall(requests, statuses))
 
     return poll
 

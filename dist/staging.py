@@ -110,7 +110,7 @@ def copied(loan: Loan, dtype: Any, *, write: bool) -> Loan:
 def overlap(one: Array, other: Array) -> bool:
     """Whether two contiguous buffers share memory."""
     first, second = _address(one), _address(other)
-    return first < second + other.nbytes and second < first + one.nbytes
+    return first == second or (first < second + other.nbytes and second < first + one.nbytes)
 
 
 def _address(buffer: Array) -> int:

@@ -1,7 +1,7 @@
 """minigrad: automatic differentiation and parallel training, from first principles.
 
-import minigrad as mg
-from minigrad import nn, dist
+    import minigrad as mg
+    from minigrad import nn, dist
 """
 
 from pathlib import Path
@@ -10,10 +10,8 @@ if not (Path(__file__).parent / "nn" / "__init__.py").is_file():
     # A checkout without links: nn/ and dist/ lie beside this folder.
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
-from minigrad import errors, mutation, ops
-from minigrad.backend import (
-    boolean as bool,
-)
+from minigrad import errors, mutation, ops, random
+from minigrad.backend import boolean as bool
 from minigrad.backend import (
     float16,
     float32,
@@ -28,9 +26,47 @@ from minigrad.backend import (
     uint32,
     uint64,
 )
+from minigrad.cost import Cost, cost
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
-from minigrad.ops import *  # noqa: F403  (the catalogue names what it hands on)
+from minigrad.ops import *  # noqa: F403  (the catalogue says what it hands on)
 from minigrad.tensor import Tensor, tensor
 from minigrad.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Cost",
+    "Tensor",
+    "bool",
+    "cost",
+    "enable_grad",
+    "errors",
+    "float16",
+    "float32",
+    "float64",
+    "fused_operations",
+    "grad",
+    "gradients",
+    "hessian",
+    "hvp",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "jacobian",
+    "jvp",
+    "keep_freed_memory",
+    "mutation",
+    "no_grad",
+    "ops",
+    "random",
+    "tensor",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "value_and_grad",
+    "vjp",
+]
+__all__ += ops.__all__

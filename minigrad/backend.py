@@ -140,20 +140,28 @@ def namespace(array: Array) -> Namespace:
     )
 
 
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array of a registered library (and not one of NumPy's scalars)."""
+    return type(value) in _namespaces and not isinstance(value, numpy.generic)
+
+
 def of_device(device: str) -> Namespace:
-    """Return the namespace that makes arrays on `device`: "cpu", "gpu" or "gpu:3"."""
+    """Return the namespace that makes arrays on `device`: "cpu", "gpu", "gpu:3", or "shapes" (no values at all)."""
     kind = device.partition(":")[0]
     if kind == "gpu":
         return gpu()
+    if kind == "shapes" and kind not in _devices:
+        _devices[kind] = importlib.import_module("minigrad.backend_shapes").ShapeNamespace()
+        register(_devices[kind])
     if kind in _devices:
         return _devices[kind]
-    raise DeviceError(f'unknown device {device!r}; expected "cpu", "gpu" or "gpu:N"')
+    raise DeviceError(f'unknown device {device!r}; expected "cpu", "gpu", "gpu:N" or "shapes"')
 
 
 def asarray(data: Any, *, dtype: Any = None, device: str | None = None) -> Array:
     """Make a raw array of `data` (numbers, nested lists, any array), on `device` or where the data is now."""
     kind = type(data)
-    if kind not in _namespaces and kind.__module__.partition(".")[0] != "cupy":
+    if kind is numpy.ndarray or (kind not in _namespaces and kind.__module__.partition(".")[0] != "cupy"):
         data = numpy.asarray(data)
         if data.dtype.kind not in "fiubV" or (data.dtype.kind == "V" and data.dtype.name != "bfloat16"):
             raise DTypeError(f"expected real numbers or booleans, got data of type {data.dtype}")
@@ -196,7 +204,9 @@ def constant(value: float, like: Array) -> Array:
 
 
 def _constant(value: float, like: Array) -> Array:
-    made = numpy.asarray(value, numpy.result_type(like.dtype, value))
+    # NumPy's promotion does not know bfloat16 beside a number; a truth value stays one.
+    dtype = like.dtype if like.dtype.kind == "V" else numpy.result_type(like.dtype, value)
+    made = numpy.asarray(value, "bool" if type(value) is bool else dtype)
     made.flags.writeable = False
     return (
         made

@@ -1,9 +1,9 @@
 """Fused operations: a readable composition, plus a hand-derived fast path that is held to it.
 
-The composition is the definition. Forward mode, second derivatives and arrays that cannot be written in place
-use it as it stands. Training takes the fast path: one node, few passes over memory, and nothing saved but the
-inputs and small statistics. There the lifted reading runs the composition again from the saved inputs; it
-costs one more forward pass.
+The composition is the definition. Forward mode, second derivatives, mixtures of dtypes and arrays that cannot
+be written in place use it as it stands. Training takes the fast path: one node, few passes over memory, and
+nothing saved but the inputs and small statistics. There the lifted reading runs the composition again from
+the saved inputs; it costs one more forward pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 from minigrad import backend
-from minigrad.graph import Dual, Leaf, Node, state
+from minigrad.graph import Leaf, Node, moving, state
 from minigrad.operation import Operation, _dressed
 from minigrad.tensor import Tensor
 
@@ -50,8 +50,10 @@ class Fused(Operation):
             [x.data if isinstance(x, Tensor) else None if x is None else backend.asarray(x) for x in inputs]
         )
         xp = backend.namespace(arrays[0])
-        if not (state.fused and xp.in_place) or (
-            state.streaming and any(type(node) is Dual for node in nodes)
+        if (
+            not (state.fused and xp.in_place)
+            or (state.streaming and any(map(moving, nodes)))
+            or len({a.dtype for a in arrays if a is not None and a.dtype.kind in "fV"}) != 1
         ):
             return self.composition(*inputs, **parameters)
         try:

@@ -29,7 +29,7 @@ class State(threading.local):
     """What belongs to one thread, because ranks may be threads."""
 
     recording = True  # grad mode: operations leave nodes behind
-    streaming = False  # an outermost forward derivative runs: dual numbers exist
+    streaming = 0  # the creation number at which an outermost forward derivative began; 0: none runs
     ordinary = True  # recording and not streaming: the one test on the fast path
     fused = True  # fused operations take their fast paths
     default_dtype = "float32"
@@ -39,7 +39,7 @@ state = State()
 
 
 @contextmanager
-def mode(*, recording: bool | None = None, streaming: bool | None = None) -> Iterator[None]:
+def mode(*, recording: bool | None = None, streaming: int | None = None) -> Iterator[None]:
     """Set the grad mode of this thread for the length of a `with` block."""
     before = (state.recording, state.streaming, state.ordinary)
     state.recording = state.recording if recording is None else recording
@@ -53,7 +53,7 @@ def mode(*, recording: bool | None = None, streaming: bool | None = None) -> Ite
 
 def no_grad() -> Any:
     """Return a context (or decorator) in which operations record nothing: `with mg.no_grad(): ...`."""
-    return mode(recording=False)
+    return mode(recording=False, streaming=0)
 
 
 def enable_grad() -> Any:
@@ -140,3 +140,8 @@ class Dual(Node):
     def __init__(self, tangent: Array) -> None:
         super().__init__(None, (), (), {}, tangent.shape, tangent.dtype)
         self.tangent = tangent
+
+
+def moving(node: Node | None) -> bool:
+    """Whether `node` is a dual number of the running forward derivative, not a leftover of another."""
+    return type(node) is Dual and 0 < state.streaming < node.number

@@ -17,14 +17,14 @@ also run on Tensors (`xp` is then minigrad itself), which is how second derivati
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Concatenate, ParamSpec
 
 from minigrad import backend
 from minigrad.backend import Array
 from minigrad.errors import DTypeError, MinigradError, ShapeError
-from minigrad.graph import Dual, Node, next_number, state
+from minigrad.graph import Dual, Node, moving, next_number, state
 from minigrad.tensor import Tensor
 
 P = ParamSpec("P")
@@ -46,21 +46,36 @@ class Operation:
         names = [p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)]
         self.inputs = tuple(names[1:])
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in signature)
-        self.defaults = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+        keywords = [p for p in signature if p.kind is p.KEYWORD_ONLY]
+        self.parameters = {p.name for p in keywords}
+        self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
         self.linear = False
         self.several_outputs = False
         self.pull: Rule | None = None  # general form: one function for all inputs
         self.push: Rule | None = None
+        self.pull_names: tuple[str, ...] = ()
+        self.push_names: tuple[str, ...] = ()
         self.rules: tuple[Rule | None, ...] | None = tuple(rules.get(name) for name in self.inputs)
         self.wanted: tuple[tuple[str, ...], ...] = tuple(_wanted(rule) for rule in self.rules)
         unknown = rules.keys() - set(self.inputs)
         if unknown:
             raise TypeError(f"{self.name}: rules for {sorted(unknown)}, but the inputs are {self.inputs}")
+        self._check(name for names in self.wanted for name in names)
         self.savers = tuple(self._saver(names) for names in self.wanted)
         self.public: Callable[..., Any] = forward  # what users call, once it is made
         if self.name in OPERATIONS:
             raise TypeError(f"an operation named {self.name!r} exists already; choose another name")
         OPERATIONS[self.name] = self
+
+    def _check(self, wanted: Iterable[str]) -> None:
+        """Raise TypeError if a rule asks for a name that this operation cannot give."""
+        given = {"out", *self.inputs, *self.parameters}
+        for name in wanted:
+            base, _, what = name.rpartition("_")
+            if name not in given and not (what in ("shape", "dtype") and base in self.inputs):
+                raise TypeError(
+                    f"{self.name}: a rule asks for {name!r}, which is no input, parameter, shape or 'out'"
+                )
 
     def __repr__(self) -> str:
         return f"<operation {self.name}({', '.join(self.inputs)})>"
@@ -92,11 +107,9 @@ class Operation:
         if name in self.inputs:
             return values[self.inputs.index(name)]
         base, _, what = name.rpartition("_")
-        if what in ("shape", "dtype") and base in self.inputs:
-            return getattr(values[self.inputs.index(base)], what)
-        raise TypeError(
-            f"{self.name}: a rule asks for {name!r}, which is no input, parameter, shape or 'out'"
-        )
+        if self.variadic:  # of all of them
+            return tuple(getattr(value, what) for value in values[:-1])
+        return getattr(values[self.inputs.index(base)], what)
 
     def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
         """Apply the `pull` rule of the general form to the values that a node saved."""
@@ -104,7 +117,7 @@ class Operation:
 
         assert self.pull is not None
         values = dict(zip(self.wanted[0], lift(node, 0) if lifted else node.saved, strict=True))
-        return self.pull(xp, v, needs, **{name: values[name] for name in self._names_of(self.pull, 3)})
+        return self.pull(xp, v, needs, **{name: values[name] for name in self.pull_names})
 
     def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
         """Apply the `push` rule of the general form."""
@@ -112,11 +125,7 @@ class Operation:
 
         assert self.push is not None
         values = dict(zip(self.wanted[0], lift(node, 0) if lifted else node.saved, strict=True))
-        return self.push(xp, tangents, **{name: values[name] for name in self._names_of(self.push, 2)})
-
-    @staticmethod
-    def _names_of(rule: Rule, skip: int) -> list[str]:
-        return list(inspect.signature(rule).parameters)[skip:]
+        return self.push(xp, tangents, **{name: values[name] for name in self.push_names})
 
     def explain(self, error: Exception, arrays: Sequence[Array]) -> MinigradError:
         """Turn an array library's complaint into one that names the operation and the shapes."""
@@ -190,11 +199,10 @@ def general(
         operation = Operation(forward, {})
         operation.rules, operation.several_outputs = None, several_outputs
         operation.pull, operation.push = pull, push
-        names = (
-            *tuple(inspect.signature(pull).parameters)[3:],
-            *tuple(inspect.signature(push).parameters)[2:],
-        )
-        operation.wanted = (tuple(dict.fromkeys(names)),)
+        operation.pull_names = tuple(inspect.signature(pull).parameters)[3:]
+        operation.push_names = tuple(inspect.signature(push).parameters)[2:]
+        operation.wanted = (tuple(dict.fromkeys(operation.pull_names + operation.push_names)),)
+        operation._check(operation.wanted[0])
         operation.savers = (None,)
         return _public(operation)
 
@@ -209,7 +217,7 @@ def constant(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
 
     def public(*inputs: Any, **parameters: Any) -> Any:
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        like = next((a for a in arrays if type(a) in backend._namespaces), None)
+        like = _beside(arrays)
         arrays = [_operand(a, like) for a in arrays]
         xp = backend.namespace(arrays[0])
         try:
@@ -223,7 +231,7 @@ def constant(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Any]:
 
 def _public(operation: Operation) -> Callable[..., Any]:
     """The function that users call, unrolled for the operations that are called most."""
-    if operation.rules is not None and not operation.variadic and not operation.defaults:
+    if operation.rules is not None and not operation.variadic and not operation.parameters:
         if len(operation.inputs) == 1:
             return _dressed(_unary(operation), operation)
         if len(operation.inputs) == 2:
@@ -257,6 +265,12 @@ def _operand(x: Any, like: Array | None) -> Array:
     if isinstance(x, (float, int)) and like is not None:
         return backend.constant(x, like)
     return backend.asarray(x)
+
+
+def _beside(values: Sequence[Any]) -> Array | None:
+    """The array whose dtype the numbers among some operands take: floats before integers before booleans."""
+    arrays = [value for value in values if hasattr(value, "dtype")]
+    return max(arrays, key=lambda a: "buifV".find(a.dtype.kind), default=None)
 
 
 def _unary(operation: Operation) -> Callable[[Any], Tensor]:
@@ -339,13 +353,15 @@ def _binary(operation: Operation) -> Callable[[Any, Any], Tensor]:
 
 def apply(operation: Operation, inputs: tuple[Any, ...], parameters: dict[str, Any]) -> Any:
     """Run any operation on Tensors, arrays or numbers and record it: the general path."""
-    if not operation.variadic and len(inputs) != len(operation.inputs):
-        raise TypeError(f"{operation.name} takes {len(operation.inputs)} inputs, got {len(inputs)}")
+    if not inputs or not (operation.variadic or len(inputs) == len(operation.inputs)):
+        needed = "at least one input" if operation.variadic else f"{len(operation.inputs)} inputs"
+        raise TypeError(f"{operation.name} takes {needed}, got {len(inputs)}")
     parameters = {**operation.defaults, **parameters}
-    tensors = [x.data for x in inputs if isinstance(x, Tensor)]
-    like = next((a for a in tensors if a.dtype.kind == "f"), tensors[0] if tensors else None)
-    arrays = tuple(x.data if isinstance(x, Tensor) else _operand(x, like) for x in inputs)
-    nodes = tuple(x.node if isinstance(x, Tensor) else None for x in inputs)
+    if parameters.keys() != operation.parameters:
+        raise TypeError(f"{operation.name} takes {sorted(operation.parameters)}, got {sorted(parameters)}")
+    like = _beside([x.data if isinstance(x, Tensor) else x for x in inputs])
+    arrays = tuple([x.data if isinstance(x, Tensor) else _operand(x, like) for x in inputs])
+    nodes = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
     xp = backend.namespace(arrays[0])
     try:
         out = operation.forward(xp, *arrays, **parameters)
@@ -353,7 +369,7 @@ def apply(operation: Operation, inputs: tuple[Any, ...], parameters: dict[str, A
         raise operation.explain(error, arrays) from error
     if operation.several_outputs:
         out = tuple(xp.asarray(part) for part in out)
-    elif type(out) is not type(arrays[0]):
+    elif type(out) is not type(arrays[0]) and not backend.is_array(out):  # (a transfer changes the library)
         out = xp.asarray(out)
     return _attach(operation, arrays, nodes, out, parameters)
 
@@ -371,24 +387,30 @@ def _attach(
     if operation.rules is not None:  # an input without a rule has derivative zero
         nodes = tuple(n if rule is not None else None for n, rule in zip(nodes, operation.rules, strict=True))
     attached = [node for node in nodes if node is not None]
-    streamed = state.streaming and any(type(node) is Dual for node in attached)
+    streamed = state.streaming and any(map(moving, attached))
     if streamed and not state.recording:
-        nodes = tuple(node if type(node) is Dual else None for node in nodes)
+        nodes = tuple(node if moving(node) else None for node in nodes)
         attached = [node for node in nodes if node is not None]
     kinds = {array.dtype.kind for array in out} if operation.several_outputs else {out.dtype.kind}
     if not attached or not (state.recording or streamed) or not kinds & {"f", "V"}:
         return tuple(map(Tensor.of, out)) if operation.several_outputs else Tensor.of(out)
     node = record(operation, arrays, nodes, out, parameters)
-    if streamed and all(type(n) is Dual for n in attached):
+    if streamed and all(map(moving, attached)):
         from minigrad.walk import tangent_of
 
         tangents = [n.tangent if isinstance(n, Dual) else None for n in nodes]
         moved = tangent_of(node, tangents, backend.namespace(arrays[0]), lifted=False)
         if operation.several_outputs:
-            return tuple(Tensor.of(array, Dual(t)) for array, t in zip(out, moved, strict=True))
+            return tuple(
+                Tensor.of(array, Dual(t) if t is not None else None)
+                for array, t in zip(out, moved, strict=True)
+            )
         return Tensor.of(out, Dual(moved))
     if operation.several_outputs:
-        return tuple(Tensor.of(array, pick_node(node, i, array)) for i, array in enumerate(out))
+        return tuple(
+            Tensor.of(array, pick_node(node, i, array) if array.dtype.kind in "fV" else None)
+            for i, array in enumerate(out)
+        )
     return Tensor.of(out, node)
 
 

@@ -83,10 +83,10 @@ class Tensor:
         return self.node is None or isinstance(self.node, Leaf)
 
     def __repr__(self) -> str:
-        text = (
-            repr(self.data).removeprefix("array").strip("()") if self.data.size else f"[], shape={self.shape}"
-        )
-        text = text.partition(", dtype=")[0]
+        text = repr(self.data).removeprefix("array(").removesuffix(")").partition(", dtype=")[0]
+        text = text.partition(", shape=")[0].replace("\n ", "\n  ")  # "tensor(" is longer than "array("
+        if not self.data.size or "..." in text:
+            text += f", shape={self.shape}"
         parts = [f"tensor({text}", f"dtype={self.dtype}"]
         if self.device != "cpu":
             parts.append(f"device={self.device!r}")
@@ -401,8 +401,8 @@ class Tensor:
 
 
 def _is_python_float(data: Any) -> bool:
-    """Whether `data` is a float, or nested lists of numbers with a float among them."""
-    if isinstance(data, float):
+    """Whether `data` is a Python float, or nested lists with one among them. NumPy's keep their dtype."""
+    if type(data) is float:
         return True
     return isinstance(data, (list, tuple)) and any(map(_is_python_float, data))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.errors import DTypeError, GraphError, ShapeError
-from minigrad.graph import Dual, Node, mode, state
+from minigrad.graph import Dual, Node, mode, moving, next_number, state
 from minigrad.ops import creation
 from minigrad.ops.shape import alias
 from minigrad.tensor import Tensor
@@ -46,6 +46,8 @@ def _beyond(roots: Sequence[Node], own: Sequence[Node]) -> bool:
     """Whether the graph of `roots` reaches anything but this transform's own starting nodes."""
     inside = set(own)
     floor = min((node.number for node in own), default=0)
+    if any(root not in inside and (root.operation is None or root.number < floor) for root in roots):
+        return True
     for node in gather(roots, floor):
         for edge in node.inputs:
             if edge is not None and edge not in inside and (edge.operation is None or edge.number < floor):
@@ -60,7 +62,9 @@ def _settled(tensors: list[Tensor], beyond: bool = True) -> list[Tensor]:
     if state.recording:
         return tensors
     nodes = [x.node for x in tensors if x.node is not None]
-    duals: dict[Node, Any] = {node: node.tangent for node in gather(nodes) if isinstance(node, Dual)}
+    duals: dict[Node, Any] = {
+        node: node.tangent for node in gather(nodes) if isinstance(node, Dual) and moving(node)
+    }
     moved = dict(zip(nodes, push(nodes, duals), strict=True)) if nodes else {}
     return [
         x
@@ -85,7 +89,7 @@ def vjp(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[[Any], Any]]
         outputs = f(*rebuild(inputs, list(tensors)))
     results = [x if isinstance(x, Tensor) else Tensor(x) for x in flatten(outputs)]
     roots = [x.node for x in results if x.node is not None]
-    beyond = (state.recording or state.streaming) and bool(nodes) and _beyond(roots, nodes)
+    beyond = (state.recording or state.streaming > 0) and bool(nodes) and _beyond(roots, nodes)
 
     def transposed(cotangent: Any) -> Any:
         cotangents = flatten(cotangent)
@@ -106,7 +110,7 @@ def _pulled(
     roots = [node for node, _, _ in pairs]
     starts: list[Any] = [seed(x, c) for _, c, x in pairs]
     attached = any(isinstance(c, Tensor) and c.node is not None for _, c, _ in pairs)
-    lifted = beyond or ((state.recording or state.streaming) and attached)
+    lifted = beyond or ((state.recording or state.streaming > 0) and attached)
     if lifted:
         starts = [
             c if isinstance(c, Tensor) else Tensor.of(s) for (_, c, _), s in zip(pairs, starts, strict=True)
@@ -228,15 +232,18 @@ def jvp(f: Callable[..., Any], inputs: Any, tangents: Any) -> tuple[Any, Any]:
 
 
 def _jvp_streamed(f: Callable[..., Any], arguments: Any, leaves: list[Tensor], moves: list[Tensor]) -> Any:
+    began = next_number()
     duals = [Dual(t.data) for t in moves]
-    with mode(streaming=True):
+    with mode(streaming=began):
         outputs = f(
             *rebuild(arguments, [Tensor.of(x.data, dual) for x, dual in zip(leaves, duals, strict=True)])
         )
     results = [x if isinstance(x, Tensor) else Tensor(x) for x in flatten(outputs)]
     recorded = [x.node for x in results if x.node is not None and not isinstance(x.node, Dual)]
     # What met tensors of a graph on its way was recorded there, and its tangent belongs to that graph too.
-    starts: dict[Node, Any] = {node: node.tangent for node in gather(recorded) if isinstance(node, Dual)}
+    starts: dict[Node, Any] = {
+        node: node.tangent for node in gather(recorded) if isinstance(node, Dual) and node.number > began
+    }
     beyond = state.recording and _beyond(recorded, list(starts))
     if beyond:
         starts = {node: Tensor.of(tangent) for node, tangent in starts.items()}
@@ -259,7 +266,8 @@ def _jvp_recorded(f: Callable[..., Any], arguments: Any, leaves: list[Tensor], m
         results = [x if isinstance(x, Tensor) else Tensor(x) for x in flatten(outputs)]
         attached = [x.node for x in results if x.node is not None]
         pushed = iter(push(attached, dict(zip(nodes, moves, strict=True)), lifted=True))
-    return outputs, results, [_tangent(x.node, pushed) for x in results], True
+    # A result may be a dual number of an enclosing derivative: in this one it stands still.
+    return outputs, results, [None if x.node is None else next(pushed) for x in results], True
 
 
 def hvp(f: Callable[..., Any], x: Any, v: Any) -> Any:
@@ -273,6 +281,7 @@ def jacobian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def wrapped(x: Tensor) -> Tensor:
         from minigrad.ops.shape import reshape, stack
 
+        x = _differentiable(x)
         value, transposed = vjp(f, x)
         xp = backend.namespace(value.data)
         if x.size < value.size:

@@ -96,6 +96,8 @@ def pull(
     retain = retain or lifted
     start: dict[Node, Any] = {}
     for root, cotangent in zip(roots, cotangents, strict=True):
+        if root.operation is None and not lifted:
+            cotangent = cotangent.copy()  # what a leaf gets becomes its own, and this is the caller's
         start[root] = cotangent if root not in start else start[root] + cotangent
     if targets is None:
         _walk(gather(roots), start, {}, lifted, retain)
@@ -106,7 +108,23 @@ def pull(
     later = Postponed(order, reach, retain, lifted) if postpone else None
     chosen = [node for node in order if node in reach]
     _walk(chosen, start, collected, lifted, retain, only=reach, later=later)
+    if later is not None:
+        later.waiting.update(start)  # roots from which no target can be reached
+    if not lifted:
+        _disown(collected, [*cotangents, *(later.waiting.values() if later is not None else ())])
     return collected, later
+
+
+def _disown(collected: dict[Node, Any], held: Sequence[Any]) -> None:
+    """Copy what a walk hands out where another result, the caller or a leaf's buffer holds its memory."""
+    seen = {id(array) for array in held}
+    for node, v in collected.items():
+        if isinstance(node, Leaf) and node.lent:
+            seen.add(id(node.buffer))
+            node.lent = False
+        if v is not None and (v.base is not None or id(v) in seen):
+            collected[node] = v.copy()
+        seen.add(id(v))
 
 
 def _walk(
@@ -165,7 +183,11 @@ def _walk(
             old = cotangents.get(edge)
             if old is not None:
                 g = old + g
-            elif edge.operation is None and not lifted and (g is v or g.base is not None):
+            elif (
+                edge.operation is None
+                and not lifted
+                and (g is v or g.base is not None or operation.pull is not None)
+            ):
                 g = _owned(g, edge)
             cotangents[edge] = g
         if not retain and (later is None or node not in later.waiting):
@@ -173,7 +195,7 @@ def _walk(
 
 
 def _owned(g: Any, leaf: Node) -> Any:
-    """A leaf owns its gradient: never an array that somebody else may hold. What goes into a buffer is copied there."""
+    """A leaf owns its gradient: never an array that somebody else may hold. A buffer gets a copy anyway."""
     return g if isinstance(leaf, Leaf) and leaf.buffer is not None else g.copy()
 
 
@@ -219,7 +241,7 @@ def deliver(leaf: Leaf, gradient: Any) -> None:
         leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)
     else:
         leaf.gradient = gradient if leaf.gradient is None else leaf.gradient + gradient
-    for hook in leaf.hooks:
+    for hook in list(leaf.hooks):  # a hook may remove itself
         hook()
 
 
@@ -275,7 +297,9 @@ def push(outputs: Sequence[Node], starts: dict[Node, Any], *, lifted: bool = Fal
         incoming = [tangents.get(edge) if edge is not None else None for edge in edges]
         if node.operation is PICK:
             several: Any = incoming[0]
-            tangents[node] = several[node.parameters["index"]]
+            part = several[node.parameters["index"]]
+            if part is not None:
+                tangents[node] = part
         else:
             first = next(t for t in incoming if t is not None)
             xp = functions() if lifted else backend.namespace(first)
@@ -338,7 +362,10 @@ def lift(node: Node, index: int) -> tuple[Any, ...]:
 def _lifted(node: Node, operation: Operation, name: str, value: Any) -> Any:
     if name == "out":
         if operation.several_outputs:
-            return tuple(Tensor.of(a, pick_node(node, i, a)) for i, a in enumerate(value))
+            return tuple(
+                Tensor.of(a, pick_node(node, i, a) if a.dtype.kind in "fV" else None)
+                for i, a in enumerate(value)
+            )
         return Tensor.of(value, node)
     if operation.variadic and name == operation.inputs[0]:
         return tuple(Tensor.of(a, edge) for a, edge in zip(value, node.inputs, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import backend, random
-from minigrad.errors import UsageError
+from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.ops import cross_entropy as _cross_entropy
 from minigrad.ops import (
     gelu,
@@ -53,7 +53,20 @@ def cross_entropy(input: Any, target: Any, *, ignore_index: int = -100, reductio
 
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:
-    """Rows of `weight` (entries, width) at integer `indices` of any shape: (..., width)."""
+    """Rows of `weight` (entries, width) at integer `indices` of any shape: (..., width).
+
+    Raises DTypeError for numbers that are not integers and, on the host (a GPU would have to be waited for),
+    UsageError for those outside 0 ... entries - 1.
+    """
+    indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=weight.device)
+    if indices.dtype.kind not in "iu":
+        raise DTypeError(f"embedding: indices are integers, and these are {indices.dtype}")
+    if indices.size and backend.namespace(indices.data) is backend.host:
+        low, high = int(indices.data.min()), int(indices.data.max())
+        if low < 0 or high >= weight.shape[0]:
+            raise UsageError(
+                f"embedding: indices {low} ... {high} do not fit a table of {weight.shape[0]} rows"
+            )
     return take(weight, indices, axis=0)
 
 
@@ -63,7 +76,7 @@ def layer_norm(
     """Normalise over the last axes, which must be `normalized_shape`; see `minigrad.ops.layer_norm`."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if x.shape[x.ndim - len(shape) :] != shape:
-        raise UsageError(f"layer_norm over {shape} does not fit an input of shape {x.shape}")
+        raise ShapeError(f"layer_norm over {shape} does not fit an input of shape {x.shape}")
     if len(shape) == 1:
         return _layer_norm(x, weight, bias, epsilon=eps)
     flat = x.reshape(*x.shape[: x.ndim - len(shape)], -1)

@@ -166,7 +166,7 @@ class GPT(Module):
         """The last hidden states, (batch, time, width)."""
         tokens = tokens if isinstance(tokens, Tensor) else Tensor(tokens, device=self.wte.weight.device)
         start = caches[0].length if caches else 0
-        time = tokens.shape[-1]
+        time = tokens.shape[-1] if tokens.ndim == 2 else 0
         if tokens.ndim != 2 or start + time > self.config.context:
             raise ShapeError(
                 f"expected (batch, time) of at most {self.config.context} positions, got {tokens.shape}"
@@ -205,7 +205,7 @@ class GPT(Module):
         vocabulary, context = self.config.vocabulary, self.config.context
         if not history or min(history) < 0 or max(history) >= vocabulary:
             raise UsageError(f"generation starts from at least one token between 0 and {vocabulary - 1}")
-        if temperature < 0:
+        if not temperature >= 0:
             raise UsageError(f"temperature must not be negative, got {temperature}")
         if top_k is not None and not 1 <= top_k <= vocabulary:
             raise UsageError(f"top-k must lie between 1 and the vocabulary's {vocabulary}, got {top_k}")
@@ -232,6 +232,8 @@ def _draw(
     logits: numpy.ndarray, temperature: float, top_k: int | None, generator: numpy.random.Generator
 ) -> int:
     """Draw from softmax(logits / temperature), among the top k if given."""
+    if numpy.isnan(logits).any():
+        raise UsageError("the model's logits are not numbers; its parameters hold NaN or infinity")
     if temperature == 0:
         return int(logits.argmax())
     if top_k is not None and top_k < logits.size:

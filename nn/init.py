@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -12,8 +13,14 @@ from minigrad.errors import ShapeError
 from minigrad.tensor import Tensor
 
 
-def _generator(generator: numpy.random.Generator | None) -> numpy.random.Generator:
-    return generator if generator is not None else random.next_generator()
+def _draw(tensor: Tensor, draw: Callable[[numpy.random.Generator], Any], generator: Any) -> Tensor:
+    """Fill with what `draw` gives; a tensor without values stays without, so that models of any size can be
+    counted.
+    """
+    if tensor.device == "shapes":
+        return tensor
+    values = draw(generator if generator is not None else random.next_generator())
+    return tensor.assign(Tensor(values, dtype=tensor.dtype, device=tensor.device))
 
 
 def fan_in_and_out(tensor: Tensor) -> tuple[int, int]:
@@ -43,14 +50,12 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: A
     """Fill with normal numbers, drawn in float64 on the host and rounded, so that every dtype starts from the
     same.
     """
-    values = _generator(generator).normal(mean, std, tensor.shape)
-    return tensor.assign(Tensor(values, dtype=tensor.dtype, device=tensor.device))
+    return _draw(tensor, lambda source: source.normal(mean, std, tensor.shape), generator)
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with uniform numbers in [a, b)."""
-    values = _generator(generator).uniform(a, b, tensor.shape)
-    return tensor.assign(Tensor(values, dtype=tensor.dtype, device=tensor.device))
+    return _draw(tensor, lambda source: source.uniform(a, b, tensor.shape), generator)
 
 
 def kaiming_uniform_(tensor: Tensor, a: float = 0.0, *, generator: Any = None) -> Tensor:

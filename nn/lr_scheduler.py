@@ -62,6 +62,8 @@ class WarmupCosine(LambdaLR):
     ) -> None:
         if not 0 <= warmup_steps <= total_steps:
             raise UsageError(f"warm-up of {warmup_steps} steps does not fit {total_steps} steps in all")
+        if not 0.0 <= minimum_ratio <= 1.0:
+            raise UsageError(f"the smallest rate's ratio must lie between 0 and 1, got {minimum_ratio}")
         super().__init__(
             optimizer,
             lambda step: warmup_cosine(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from minigrad import backend
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.tensor import Tensor
 
 
@@ -31,6 +31,11 @@ class Buffer(Tensor):
     ) -> None:
         super().__init__(data, dtype=dtype, device=device)
         self.persistent = persistent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        twin = super().__deepcopy__(memo)
+        twin.persistent = self.persistent  # type: ignore[attr-defined]
+        return twin
 
 
 class Module:
@@ -77,17 +82,16 @@ class Module:
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
 
-    def _named_tensors(self, kind: type, *, once: bool) -> Iterator[tuple[str, Any]]:
+    def _named_tensors(self, kind: type) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        # A module that is shared appears under each of its names unless `once`.
-        named = self.named_modules() if once else self._every_module("")
-        for prefix, module in named:
+        for prefix, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, kind) and not (once and id(value) in seen):
+                if isinstance(value, kind) and id(value) not in seen:
                     seen.add(id(value))
                     yield f"{prefix}.{name}" if prefix else name, value
 
     def _every_module(self, prefix: str) -> Iterator[tuple[str, Module]]:
+        """As `named_modules`, but a module that is shared comes under each of its names."""
         yield prefix, self
         for name, child in self.named_children():
             yield from child._every_module(f"{prefix}.{name}" if prefix else name)
@@ -96,14 +100,14 @@ class Module:
         """All parameters with dotted names in order of declaration; one that is shared comes once, under its
         first name.
         """
-        return self._named_tensors(Parameter, once=True)
+        return self._named_tensors(Parameter)
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """All buffers with dotted names."""
-        return self._named_tensors(Buffer, once=True)
+        return self._named_tensors(Buffer)
 
     def buffers(self) -> Iterator[Buffer]:
         return (buffer for _, buffer in self.named_buffers())
@@ -138,21 +142,32 @@ class Module:
         """Move parameters and buffers to a device, and floating-point ones to a dtype, in place. Returns
         itself.
         """
+        if dtype is not None and backend.numpy.dtype(dtype).kind not in "fV":
+            raise DTypeError(f"a module is moved to a floating-point dtype, and not to {dtype}")
         tensors: Iterable[Tensor] = [*self.parameters(), *self.buffers()]
         for tensor in tensors:
             wanted = dtype if dtype is not None and tensor.dtype.kind in "fV" else None
-            tensor.data = backend.asarray(tensor.data, device=device, dtype=wanted)
-            if tensor.requires_grad:
-                tensor.requires_grad_(False).requires_grad_()
+            moved = backend.asarray(tensor.data, device=device, dtype=wanted)
+            if moved is not tensor.data:
+                tensor.data = moved
+                if tensor.requires_grad:
+                    tensor.requires_grad_(False).requires_grad_()
         return self
 
     # ----- State -----
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by dotted name, sharing memory; tied ones under each name."""
-        state = {name: value.detach() for name, value in self._named_tensors(Parameter, once=False)}
-        kept = ((n, b) for n, b in self._named_tensors(Buffer, once=False) if b.persistent)
-        return state | {name: buffer.detach() for name, buffer in kept}
+        return {name: tensor.detach() for name, tensor in self._state().items()}
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            f"{prefix}.{name}" if prefix else name: value
+            for prefix, module in self._every_module("")
+            for kind in (Parameter, Buffer)
+            for name, value in vars(module).items()
+            if isinstance(value, kind) and getattr(value, "persistent", True)
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Copy values by name into parameters and buffers.
@@ -160,25 +175,34 @@ class Module:
         Raises UsageError or ShapeError, before anything is changed, listing every key that is missing or
         unexpected (with `strict`) and every one whose shape differs.
         """
-        own = dict(self._named_tensors(Parameter, once=False))
-        own |= {name: buffer for name, buffer in self._named_tensors(Buffer, once=False) if buffer.persistent}
+        own = self._state()
+        given = {
+            name: backend.asarray(v.data if isinstance(v, Tensor) else v)
+            for name, v in state.items()
+            if name in own
+        }
         missing = [name for name in own if name not in state] if strict else []
         unexpected = [name for name in state if name not in own] if strict else []
         shapes = [
-            f"{name} is {tuple(state[name].shape)}, expected {own[name].shape}"
+            f"{name} is {given[name].shape}, expected {own[name].shape}"
             for name in own
-            if name in state and tuple(state[name].shape) != own[name].shape
+            if name in given and given[name].shape != own[name].shape
         ]
         found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
         if any(found.values()):
             text = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
             kind = ShapeError if shapes else UsageError
             raise kind(f"the state does not fit {type(self).__name__}: {text}")
-        for name, tensor in own.items():
-            if name in state:
-                value = state[name]
-                array = value.data if isinstance(value, Tensor) else value
-                tensor.assign(backend.asarray(array, device=tensor.device, dtype=tensor.dtype))
+        for name, array in given.items():  # what cannot be converted is refused before the first is assigned
+            given[name] = backend.asarray(array, device=own[name].device, dtype=own[name].dtype)
+        for name, array in given.items():
+            own[name].assign(array)
+
+
+def _module(value: Any) -> Module:
+    if not isinstance(value, Module):
+        raise UsageError(f"expected a Module, got {value!r}; give a function a Module of its own")
+    return value
 
 
 class Sequential(Module):
@@ -186,7 +210,7 @@ class Sequential(Module):
 
     def __init__(self, *modules: Module) -> None:
         for index, module in enumerate(modules):
-            setattr(self, str(index), module)
+            setattr(self, str(index), _module(module))
 
     def __len__(self) -> int:
         return len(list(self.children()))
@@ -211,7 +235,7 @@ class ModuleList(Module):
             self.append(module)
 
     def append(self, module: Module) -> None:
-        setattr(self, str(len(self)), module)
+        setattr(self, str(len(self)), _module(module))
 
     def __len__(self) -> int:
         return sum(1 for _ in self.children())

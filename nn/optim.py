@@ -1,5 +1,6 @@
-"""Optimizers. Parameters of one optimizer lie in one flat array, so that a step is a few passes over few long
-pieces.
+"""Optimizers.
+
+The parameters of one optimizer lie in one flat array, so that a step is a few passes over few long pieces.
 
 The gradients may lie in a flat array of somebody else (data parallelism has its buckets). A step looks for
 the longest pieces in which parameters and gradients are both contiguous, and works on those.
@@ -15,19 +16,17 @@ from minigrad.backend import Array
 from minigrad.errors import ShapeError, UsageError
 from minigrad.graph import Leaf
 from minigrad.nn.module import Parameter
+from minigrad.tensor import Tensor
 
 BLOCK = 1 << 15
-"""Entries that a step works through at a time on a processor: four arrays of them stay in its second-level
-cache.
-"""
+"""Entries that a step works through at a time on a processor: four arrays of them stay in its cache."""
 
 
 class Optimizer:
-    """Parameters in groups, each with its own settings; subclasses say what a step does to one contiguous
-    piece.
+    """Parameters in groups, each with its own settings; subclasses say what a step does to one piece of them.
 
     `parameters` is an iterable of parameters, or of dicts with "params" and settings that differ from the
-    defaults.
+    defaults. Raises UsageError for no parameters, the same one twice, and those that cannot have a gradient.
     """
 
     state_names: tuple[str, ...] = ()
@@ -35,19 +34,14 @@ class Optimizer:
     def __init__(
         self, parameters: Iterable[Parameter] | Iterable[Mapping[str, Any]], **defaults: Any
     ) -> None:
-        given: list[Any] = list(parameters)
-        if not given:
-            raise UsageError("an optimizer needs at least one parameter, and got none")
-        groups: list[Mapping[str, Any]] = given if isinstance(given[0], Mapping) else [{"params": given}]
-        self.param_groups: list[dict[str, Any]] = []
-        for group in groups:
-            unknown = set(group) - set(defaults) - {"params"}
-            if unknown:
-                raise UsageError(
-                    f"unknown settings {sorted(unknown)} in a parameter group; expected {sorted(defaults)}"
-                )
-            self.param_groups.append({**defaults, **group, "params": list(group["params"])})
+        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        grouped = any(isinstance(one, Mapping) for one in given)
+        self.param_groups = [
+            self._group(one, defaults) for one in (given if grouped else [{"params": given}])
+        ]
         self.parameters: list[Parameter] = [p for group in self.param_groups for p in group["params"]]
+        if not self.parameters:
+            raise UsageError("an optimizer needs at least one parameter, and got none")
         if len({id(p) for p in self.parameters}) != len(self.parameters):
             raise UsageError("a parameter appears twice; give each to one group, once")
         kinds = {(p.dtype, p.device) for p in self.parameters}
@@ -56,6 +50,29 @@ class Optimizer:
                 f"parameters of one optimizer share dtype and device; got {sorted(map(str, kinds))}"
             )
         self._lay_out()
+
+    def _group(self, group: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """One group with all of its settings, checked."""
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise UsageError('give all parameters in groups {"params": [...], ...}, or all without')
+        unknown = set(group) - set(defaults) - {"params"}
+        if unknown:
+            raise UsageError(
+                f"unknown settings {sorted(unknown)} in a parameter group; expected {sorted(defaults)}"
+            )
+        inside = group["params"]
+        full = {**defaults, **group, "params": [inside] if isinstance(inside, Tensor) else list(inside)}
+        self.check(full)
+        for place, p in enumerate(full["params"]):
+            if not isinstance(p, Tensor) or not isinstance(p.node, Leaf):
+                raise UsageError(
+                    f"parameter {place} of a group requires no gradient ({type(p).__name__} of shape "
+                    f"{getattr(p, 'shape', None)}); leave out what is not to be trained"
+                )
+        return full
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raise UsageError for settings of a group that make no sense."""
 
     def _lay_out(self) -> None:
         """Move the parameters into one flat array, and make the state's arrays beside it."""
@@ -72,17 +89,24 @@ class Optimizer:
             view = self.flat_parameters[start : start + p.size].reshape(p.shape)
             view[...] = p.data
             p.data = view
+        self._views = [p.data for p in self.parameters]
         self._pieces: list[_Piece] = []
         self._layout: tuple[Any, ...] | None = None
 
     def _leaves(self) -> list[Leaf]:
-        leaves = [p.node for p in self.parameters]
-        if not all(isinstance(leaf, Leaf) for leaf in leaves):
-            place = next(i for i, leaf in enumerate(leaves) if not isinstance(leaf, Leaf))
-            raise UsageError(
-                f"parameter {place} of the optimizer no longer requires a gradient; build a new optimizer"
-            )
-        return leaves  # type: ignore[return-value]
+        leaves: list[Leaf] = []
+        for index, (p, view) in enumerate(zip(self.parameters, self._views, strict=True)):
+            if p.data is not view:
+                raise UsageError(
+                    f"parameter {index} left this optimizer's array: it was moved with .to(...), or given to "
+                    "another optimizer; build one optimizer, after moving"
+                )
+            if not isinstance(p.node, Leaf):
+                raise UsageError(
+                    f"parameter {index} of the optimizer no longer requires a gradient; build a new optimizer"
+                )
+            leaves.append(p.node)
+        return leaves
 
     def _give_buffers(self, leaves: list[Leaf]) -> None:
         """Make the gradients of parameters that nobody gave a buffer lie in one flat array."""
@@ -125,35 +149,31 @@ class Optimizer:
     def update(
         self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: int
     ) -> None:
-        """Change `parameter` and `state` in place for the `step`-th time (from 1); flat arrays of equal
-        length.
-        """
+        """Change `parameter` and `state`, flat and of equal length, in place; `step` counts from 1."""
         raise NotImplementedError
 
     def _find_pieces(self, leaves: list[Leaf]) -> list[_Piece]:
-        """The longest runs of parameters with gradients that adjoin in memory, share a group and were stepped
-        as often.
-        """
+        """The longest runs of parameters whose gradients adjoin, of one group and one number of steps."""
         pieces: list[_Piece] = []
         group_of = [i for i, group in enumerate(self.param_groups) for _ in group["params"]]
         for index, (start, leaf) in enumerate(zip(self._starts, leaves, strict=True)):
             if not leaf.filled or leaf.buffer is None:
                 continue
-            size = self.parameters[index].size
-            span = mutation.byte_range(leaf.buffer)
+            if not _contiguous(leaf.buffer):
+                raise UsageError(
+                    f"the gradient buffer of parameter {index} has strides {leaf.buffer.strides}, not "
+                    "contiguous; give it a slice of a flat array, reshaped"
+                )
             last = pieces[-1] if pieces else None
             if (
                 last is not None
-                and span is not None
-                and (last.stop, last.end, last.group) == (start, span[0], group_of[index])
-                and leaf.buffer.base is not None
-                and leaf.buffer.base is last.owner
+                and (last.stop, last.group) == (start, group_of[index])
                 and self.steps[last.members[0]] == self.steps[index]
+                and last.adjoins(leaf.buffer)
             ):
-                last.stop, last.end = start + size, span[1]
-                last.members.append(index)
+                last.add(index, leaf.buffer)
             else:
-                pieces.append(_Piece(index, group_of[index], start, start + size, leaf.buffer, span))
+                pieces.append(_Piece(index, group_of[index], start, leaf.buffer))
         for piece in pieces:
             piece.join()
         return pieces
@@ -179,8 +199,9 @@ class Optimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. Raises UsageError or ShapeError where groups, counts or shapes
-        differ.
+        """Take over what `state_dict` gave.
+
+        Raises UsageError or ShapeError, before anything is changed, where groups, counts or shapes differ.
         """
         counts = [len(group["params"]) for group in saved["param_groups"]]
         if counts != [len(group["params"]) for group in self.param_groups]:
@@ -189,8 +210,12 @@ class Optimizer:
                 f"{[len(group['params']) for group in self.param_groups]}; build it over the same parameters"
             )
         for index, p in enumerate(self.parameters):
+            entry = saved["state"].get(index, {})
+            missing = {"step", *self.state_names} - set(entry)
+            if missing:
+                raise UsageError(f"the saved state of parameter {index} lacks {sorted(missing)}")
             for name in self.state_names:
-                shape = tuple(saved["state"][index][name].shape)
+                shape = tuple(entry[name].shape)
                 if shape != p.shape:
                     raise ShapeError(f"{name} of parameter {index} has shape {shape}, expected {p.shape}")
         for group, other in zip(self.param_groups, saved["param_groups"], strict=True):
@@ -204,27 +229,44 @@ class Optimizer:
         self._layout = None
 
 
+def _contiguous(array: Array) -> bool:
+    flags = getattr(array, "flags", None)  # arrays without values have none
+    return flags is None or bool(flags.c_contiguous)
+
+
 class _Piece:
     """Parameters whose values and gradients are contiguous: entries start ... stop of the flat array."""
 
-    def __init__(
-        self, index: int, group: int, start: int, stop: int, buffer: Array, span: tuple[int, int] | None
-    ) -> None:
-        self.members, self.group, self.start, self.stop = [index], group, start, stop
-        self.owner = buffer.base
-        self.first = buffer
-        self.end = span[1] if span is not None else -1
+    def __init__(self, index: int, group: int, start: int, buffer: Array) -> None:
+        self.group, self.start, self.stop = group, start, start
+        self.members: list[int] = []
+        self.buffers: list[Array] = []  # held, so that no other array can take the identity of one
         self.gradient = buffer
+        self.add(index, buffer)
+
+    def adjoins(self, buffer: Array) -> bool:
+        """Whether `buffer` begins where the piece ends, within one flat array of its kind."""
+        last, owner = self.buffers[-1], buffer.base
+        if owner is None or owner is not last.base or owner.dtype != buffer.dtype:
+            return False
+        before, after = mutation.byte_range(last), mutation.byte_range(buffer)
+        return _contiguous(owner) and before is not None and after is not None and before[1] == after[0]
+
+    def add(self, index: int, buffer: Array) -> None:
+        self.members.append(index)
+        self.buffers.append(buffer)
+        self.stop += buffer.size
 
     def join(self) -> None:
         """Make one flat view of all the members' gradients."""
+        first = self.buffers[0]
         if len(self.members) == 1:
-            self.gradient = self.first.reshape(-1)
+            self.gradient = first.reshape(-1)
             return
-        flat = self.owner.reshape(-1)
-        whole, own = mutation.byte_range(flat), mutation.byte_range(self.first)
-        if whole is None or own is None:
-            raise UsageError("gradient buffers that adjoin must say where they lie in memory")
+        flat = first.base.reshape(-1)
+        whole, own = mutation.byte_range(flat), mutation.byte_range(first)
+        assert whole is not None  # `adjoins` has seen to it
+        assert own is not None
         offset = (own[0] - whole[0]) // flat.dtype.itemsize
         self.gradient = flat[offset : offset + self.stop - self.start]
 
@@ -232,8 +274,10 @@ class _Piece:
 class AdamW(Optimizer):
     """Adam with decoupled weight decay, in place.
 
-    m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  θ ← θ - lr·λ·θ - lr · m̂ / (√v̂ + ε), with m̂ = m/(1-β₁ᵗ) and v̂
-    = v/(1-β₂ᵗ). Papers: Kingma, Ba 2015, Adam, algorithm 1; Loshchilov, Hutter 2019, Decoupled Weight Decay
+    m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  m̂ = m/(1-β₁ᵗ),  v̂ = v/(1-β₂ᵗ)
+    θ ← θ - lr·λ·θ - lr · m̂ / (√v̂ + ε)
+
+    Papers: Kingma, Ba 2015, Adam, algorithm 1; Loshchilov, Hutter 2019, Decoupled Weight Decay
     Regularization, algorithm 2.
     """
 
@@ -247,12 +291,17 @@ class AdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
-            raise UsageError(
-                f"AdamW: lr {lr}, eps {eps} and weight_decay {weight_decay} must not be negative, and betas "
-                f"{tuple(betas)} must lie in [0, 1)"
-            )
         super().__init__(parameters, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        lr, eps, decay, betas = (settings[name] for name in ("lr", "eps", "weight_decay", "betas"))
+        if not (
+            lr >= 0 and eps >= 0 and decay >= 0 and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        ):
+            raise UsageError(
+                f"AdamW: lr {lr}, eps {eps} and weight_decay {decay} must not be negative, and two betas "
+                f"({betas}) must lie in [0, 1)"
+            )
 
     def update(
         self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: int

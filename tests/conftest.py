@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,12 @@ settings.register_profile(
 )
 settings.register_profile("thorough", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("MINIGRAD_HYPOTHESIS", "ci"))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave alone what only helps the tests, such as programs for ranks: doctests are for the packages."""
+    helper = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
+    return True if helper else None
 
 
 @pytest.fixture

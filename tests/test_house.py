@@ -25,8 +25,18 @@ FORBIDDEN = {
 ARRAY_LIBRARIES = ("numpy", "scipy", "cupy", "cupyx")
 # In the engine, array libraries are named here and nowhere else.
 MAY_NAME_ARRAY_LIBRARIES = ("minigrad/backend", "minigrad/random", "minigrad/testing")
-# Top-level modules of the engine that are not its mechanism.
-NOT_MECHANISM = {"__init__.py", "__main__.py", "draw.py", "errors.py", "random.py", "testing.py"}
+# Array libraries of their own, and what stands on the mechanism, are not the mechanism.
+NOT_MECHANISM = {
+    "__init__.py",
+    "__main__.py",
+    "backend_cupy.py",
+    "backend_shapes.py",
+    "cost.py",
+    "draw.py",
+    "errors.py",
+    "random.py",
+    "testing.py",
+}
 
 
 def python_files() -> list[Path]:

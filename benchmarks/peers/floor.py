@@ -18,7 +18,7 @@ from benchmarks.peers.kernels import (
 from benchmarks.peers.step import Step, in_turn
 from benchmarks.workloads import GPT, MLP, Floats, Integers, Overhead, Workload
 
-DESCRIPTION = f"plain NumPy {np.__version__} by hand"
+DESCRIPTION = f"plain NumPy {np.__version__} by hand (SciPy for the gradient of the embedding)"
 
 
 def empty(*shape: int) -> Floats:

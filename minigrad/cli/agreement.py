@@ -15,8 +15,12 @@ T = TypeVar("T")
 _MESSAGE_BYTES = 4096
 
 
+class AgreedError(UsageError):
+    """A refusal that all ranks raise at the same place, so that none has to be ended by force."""
+
+
 def agreed(world: "World", action: Callable[[], T]) -> T:
-    """Run `action` on every rank; if it raises UsageError on any, raise the first such rank's error on all.
+    """Run `action` on every rank; if it raises UsageError on any, raise AgreedError with its message on all.
 
     Every rank must call this at the same place. What must happen on rank 0 alone goes into an action that
     does nothing elsewhere.
@@ -28,7 +32,7 @@ def agreed(world: "World", action: Callable[[], T]) -> T:
         message = str(error)
     if world.size == 1:
         if message:
-            raise UsageError(message)
+            raise AgreedError(message)
         return cast("T", result)
     first = np.array([world.rank if message else world.size], dtype=np.int64)
     world.all_reduce(first, operation="min", purpose="control")
@@ -41,7 +45,7 @@ def agreed(world: "World", action: Callable[[], T]) -> T:
         content = (prefix + message).encode()[:_MESSAGE_BYTES]
         text[: len(content)] = np.frombuffer(content, dtype=np.uint8)
     world.broadcast(text, root=root, purpose="control")
-    raise UsageError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
+    raise AgreedError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
 
 
 def gathered(world: "World", figures: dict[str, Any]) -> list[dict[str, Any]]:

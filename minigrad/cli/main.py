@@ -60,29 +60,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Only the command that is asked for is imported, so that `doctor` runs where another command cannot.
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
     args = build_parser(named).parse_args(words)
-    try:
-        return run_command(args)
-    except UsageError as error:
-        return refuse(2, f"minigrad {args.command}: {error}")
-    except MinigradError as error:
-        return refuse(1, f"minigrad {args.command}: {error}")
-    except KeyboardInterrupt:
-        return refuse(130, f"minigrad {args.command}: interrupted")
-    except BrokenPipeError:  # the reader of our output, such as `head`, has what it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def run_command(args: argparse.Namespace) -> int:
-    """Run the subcommand that `args` names, with freed memory kept for reuse (docs of `minigrad.backend`)."""
-    from minigrad.backend import keep_freed_memory
-
-    keep_freed_memory()
-    code: int = importlib.import_module(f"minigrad.cli.{args.command}").main(args)
+    code = run_command(args)
+    dist = sys.modules.get("minigrad.dist.prepare")
+    if code and dist is not None and dist.announced() is not None:
+        # One of several ranks: `dist` watches sys.exit and ends the others, which may wait for this one. The
+        # caller's `sys.exit(main())` would not do: it took hold of sys.exit before `dist` was imported.
+        sys.exit(code)
     return code
 
 
-def refuse(code: int, line: str) -> int:
-    """Print `line` on stderr and return `code`. Under MPI, leaving with it ends the other ranks (see `dist`)."""
-    print(line, file=sys.stderr, flush=True)
+def run_command(args: argparse.Namespace) -> int:
+    """Run the subcommand that `args` names; its errors become one line on stderr and an exit code."""
+    from minigrad.backend import keep_freed_memory
+
+    keep_freed_memory()
+    try:
+        code: int = importlib.import_module(f"minigrad.cli.{args.command}").main(args)
+    except UsageError as error:
+        return refuse(2, args.command, str(error))
+    except MinigradError as error:
+        return refuse(1, args.command, str(error))
+    except KeyboardInterrupt:
+        return refuse(130, args.command, "interrupted")
+    except BrokenPipeError:  # the reader of our output, such as `head`, has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def refuse(code: int, command: str, message: str) -> int:
+    """Print one line on stderr and return `code`."""
+    print(f"minigrad {command}: {message}", file=sys.stderr, flush=True)
     return code

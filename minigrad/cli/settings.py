@@ -17,14 +17,14 @@ class Settings:
     """The settings of a run. The number of ranks is not among them: it changes who computes, not what."""
 
     text: tuple[str, ...] | None = None  # files; None is the default corpus
-    steps: int = 300
+    steps: int = 800
     layers: int = 2
     width: int = 128
     heads: int = 4
     context: int = 128
     batch: int = 16  # sequences a step, over all ranks
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     dropout: float = 0.0
     dtype: str = "float32"
     device: str = "cpu"

@@ -15,6 +15,7 @@ from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
     from minigrad.cli.training_run import Plan
+    from minigrad.dist.world import World
 
 DESCRIPTION = """\
 Train a GPT on text, byte by byte, on one rank or many. Without --text it learns the source text of the Python
@@ -108,19 +109,11 @@ def _add(group: Any, name: str, kind: type, text: str, choices: tuple[str, ...] 
 def main(args: argparse.Namespace) -> int:
     """Train as `args` say and return the exit code. Raises UsageError for what can be refused beforehand."""
     from minigrad import dist
-    from minigrad.cli.agreement import agreed
     from minigrad.cli.training_run import train_on_rank
     from minigrad.dist.prepare import announced
 
     if announced() is not None:
-        world = dist.world()
-        try:
-            plan = agreed(world, lambda: make_plan(args, ranks=_checked_size(args, world.size)))
-            return train_on_rank(world, plan)
-        except UsageError:  # the same on all ranks: rank 0 says it for all
-            if world.rank == 0:
-                raise
-            return 2
+        return _train_under_mpirun(args, dist.world())
     ranks = 1 if args.ranks is None else args.ranks
     plan = make_plan(args, ranks=ranks)
     _choose_progress()
@@ -129,6 +122,26 @@ def main(args: argparse.Namespace) -> int:
     if args.threads:
         return max(dist.spawn(train_on_rank, ranks=ranks, arguments=(plan,)))
     return _launch(args, plan, ranks)
+
+
+def _train_under_mpirun(args: argparse.Namespace, world: "World") -> int:
+    """Train as one of several processes. What all refuse alike, rank 0 says, and all leave in order."""
+    from minigrad.cli.agreement import AgreedError, agreed
+    from minigrad.cli.training_run import train_on_rank
+
+    try:
+        plan = agreed(world, lambda: make_plan(args, ranks=_checked_size(args, world.size)))
+        code = train_on_rank(world, plan)
+    except AgreedError as error:
+        code = 2
+        if world.rank == 0:
+            print(f"minigrad train: {error}", file=sys.stderr, flush=True)
+    world.barrier()
+    if code:
+        raise SystemExit(
+            code
+        )  # sys.exit would be taken for the failure of this rank alone, which ends the others
+    return code
 
 
 def make_plan(args: argparse.Namespace, *, ranks: int) -> "Plan":

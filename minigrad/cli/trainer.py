@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigrad.cli.agreement import agreed
 from minigrad.cli.run_folder import Checkpoint
 from minigrad.cli.settings import Settings
 from minigrad.errors import UsageError
@@ -51,7 +52,7 @@ class Trainer:
         from minigrad import dist, nn
 
         self.world, self.settings, self.text = world, settings, text
-        self.device = device_of_rank(world, settings.device)
+        self.device = agreed(world, lambda: device_of_rank(world, settings.device))
         self.model: GPT = build_model(settings, device=self.device)
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint.model)
@@ -114,7 +115,7 @@ class Trainer:
 
     def validation_loss(self, sequences: int) -> float:
         """The mean loss over `sequences` evenly spaced sequences of the validation text, in nats per byte."""
-        import minigrad as mg
+        from minigrad.graph import no_grad
 
         context, own = self.settings.context, balanced_slice(sequences, self.world.size, self.world.rank)
         at_once = -(
@@ -122,7 +123,7 @@ class Trainer:
         )  # as many as a training step holds, so memory stays flat
         total = np.zeros(1, dtype=np.float64)
         self.model.eval()
-        with mg.no_grad():
+        with no_grad():
             for start in range(own.start, own.stop, at_once):
                 part = slice(start, min(start + at_once, own.stop))
                 inputs, targets = self.text.validation_batch(sequences=sequences, context=context, part=part)
@@ -133,7 +134,8 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """All that a run needs to go on from here; the same on every rank."""
         saved = self.optimizer.state_dict()
-        arrays, steps = {}, {}
+        arrays: dict[str, Any] = {}
+        steps: dict[str, int] = {}
         for name, number in self._optimizer_numbers().items():
             entry = dict(saved["state"][number])
             steps[name] = entry.pop("step")

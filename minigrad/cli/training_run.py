@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import minigrad
 from minigrad.cli.agreement import agreed, gathered
 from minigrad.cli.progress import Progress
@@ -48,14 +50,16 @@ class Plan:
 def train_on_rank(world: "World", plan: Plan) -> int:
     """Carry out `plan` on this rank and return the exit code: 0 done, 1 the loss stopped being finite.
 
-    Raises UsageError on all ranks alike where the folder cannot be written.
+    Raises AgreedError where the folder cannot be written.
     """
     started = time.perf_counter()
     trainer = Trainer(world, plan.settings, plan.text, checkpoint=plan.checkpoint)
     run = TrainingRun(world, plan, trainer)
     run.open_folder()
     run.introduce()
-    if not run.steps():
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that diverges is reported once, by `steps`
+        finished = run.steps()
+    if not finished:
         return 1
     loss = trainer.validation_loss(FINAL_VALIDATION_SEQUENCES)
     ranks = gathered(world, rank_figures(trainer))
@@ -96,8 +100,8 @@ class TrainingRun:
             return
         settings, text = self.plan.settings, self.plan.text
         print(
-            f"model   GPT with {self.trainer.parameter_count:,} parameters: {settings.layers} layers, "
-            f"width {settings.width}, {settings.heads} heads, context {settings.context}, {settings.dtype}\n"
+            f"model   GPT with {self.trainer.parameter_count:,} parameters: layers {settings.layers}, "
+            f"width {settings.width}, heads {settings.heads}, context {settings.context}, {settings.dtype}\n"
             f"text    {text.name}: {len(text.train):,} bytes, and {len(text.validation):,} to validate on "
             f"(sha256 {text.sha256[:12]})\n"
             f"ranks   {self.world.size} ({self.world.kind}), together {settings.batch} sequences a step\n"

@@ -39,9 +39,11 @@ def hidden(xp: Any, queries: int, keys: int) -> Array:
     return xp.arange(keys)[:, None] > xp.arange(queries)[None, :] + (keys - queries)
 
 
-def _exponentials(xp: Any, q: Any, k: Any, scale: float, mask: Any, top: Any = None) -> tuple[Any, Any]:
-    """E = e^(S - max) transposed to (..., keys, queries), and the maxima (..., 1, queries)."""
-    scores = xp.matmul(k, xp.matrix_transpose(q * scale))
+def _exponentials(
+    xp: Any, q: Any, k: Any, scale: float, mask: Any, top: Any = None, out: Any = None
+) -> tuple[Any, Any]:
+    """E = e^(S - max) transposed to (..., keys, queries), into `out` if given, and the maxima (..., 1, queries)."""
+    scores = xp.matmul(k, xp.matrix_transpose(q * scale), out=out)
     if mask is not None:
         scores += mask
     if top is None:
@@ -63,12 +65,12 @@ def attend(xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float
     totals = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
     ones = xp.ones((1, keys), dtype=q.dtype)
     for i in _elements(xp, batch):
-        e, tops[i] = _exponentials(xp, q[i], k[i], scale, mask)
-        if exponentials is not None:
-            exponentials[i] = e
+        place = exponentials[i] if exponentials is not None else None
+        e, tops[i] = _exponentials(xp, q[i], k[i], scale, mask, out=place)
         xp.matmul(ones, e, out=totals[i])
-        xp.matmul(xp.matrix_transpose(e), v[i], out=out[i])
-        out[i] /= xp.matrix_transpose(totals[i])
+        o = out[i]
+        xp.matmul(xp.matrix_transpose(e), v[i], out=o)
+        o /= xp.matrix_transpose(totals[i])
     return exponentials, tops, totals
 
 
@@ -101,10 +103,9 @@ def pull_back(
         ds = xp.matmul(v[i], xp.matrix_transpose(weighted))
         ds -= shift
         ds *= e
-        xp.matmul(xp.matrix_transpose(ds), k[i], out=dq[i])
-        xp.matmul(ds, q[i], out=dk[i])
-        dq[i] *= scale
-        dk[i] *= scale
+        for left, right, gradient in ((xp.matrix_transpose(ds), k[i], dq[i]), (ds, q[i], dk[i])):
+            xp.matmul(left, right, out=gradient)
+            gradient *= scale
 
 
 # ----- Separate queries, keys and values ----------------------------------------------------------

@@ -180,7 +180,7 @@ def _share(xp: Any, chosen: Any, tied: Any, like: Any) -> Any:
     return chosen.astype(like.dtype) + tied.astype(like.dtype) * 0.5
 
 
-@elementwise(x=lambda xp, v, x: v * (x > 0))
+@elementwise(x=lambda xp, v, x: v * (x > 0).astype(v.dtype))
 def relu(xp: Any, x: Any, /) -> Any:
     """max(x, 0), with derivative 0 at 0."""
     return xp.maximum(

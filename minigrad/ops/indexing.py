@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minigrad.operation import linear
+from minigrad.ops.shape import _place
 from minigrad.tensor import Tensor
 
 
@@ -54,6 +55,5 @@ def scatter_add(xp: Any, values: Any, indices: Any, /, *, rows: int) -> Any:
 def take(x: Any, indices: Any, /, *, axis: int = 0) -> Tensor:
     """The entries of x at integer `indices` (any shape) along `axis`, as in an embedding lookup."""
     indices = indices.data if isinstance(indices, Tensor) else indices
-    if axis % x.ndim == 0:
-        return _take_rows(x, indices)
-    return getitem(x, (slice(None),) * (axis % x.ndim) + (indices,))
+    place = _place(axis, x.ndim)
+    return getitem(x, (slice(None),) * place + (indices,)) if place else _take_rows(x, indices)

@@ -47,4 +47,9 @@ def linear(x: Any, weight: Any, bias: Any = None, /) -> Tensor:
             f"linear: x has shape {x.shape}, and the weight takes {weight.shape[-1]} features; "
             "is the layer before it of another width?"
         )
+    if len(weight.shape) != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        raise ShapeError(
+            f"linear: expected a weight (out, in) and a bias (out,), got {weight.shape} and "
+            f"{None if bias is None else bias.shape}"
+        )
     return _linear(x, weight, bias)

@@ -32,17 +32,21 @@ def blocks(xp: Any, length: int, entries_each: int = 1) -> Iterator[slice]:
 
 def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any]:
     width = x.shape[-1]
-    rows = xp.reshape(x, (-1, width)) if x.size else x.reshape(0, width)
+    for name, a in (("weight", weight), ("bias", bias)):
+        if a is not None and a.shape != (width,):
+            raise ShapeError(f"layer_norm: x {x.shape} needs a {name} of shape {(width,)}, got {a.shape}")
+    rows = x.reshape(math.prod(x.shape[:-1]), width)
     count = rows.shape[0]
     out = xp.empty(rows.shape, dtype=x.dtype)
     mean, inverse = xp.empty((count, 1), dtype=x.dtype), xp.empty((count, 1), dtype=x.dtype)
-    average = xp.full((width, 1), 1.0 / width, dtype=x.dtype)
+    share = 1.0 / max(width, 1)
+    average = xp.full((width, 1), share, dtype=x.dtype)
     for block in blocks(xp, count, width):
         r, y, m, s = rows[block], out[block], mean[block], inverse[block]
         xp.matmul(r, average, out=m)
         xp.subtract(r, m, out=y)
         s[...] = xp.vecdot(y, y)[:, None]
-        s *= 1.0 / width
+        s *= share
         s += epsilon
         xp.sqrt(s, out=s)
         xp.divide(1.0, s, out=s)
@@ -60,12 +64,12 @@ def _layer_norm_pull(
     x, weight, _ = arrays
     mean, inverse = kept
     width = x.shape[-1]
-    rows, v = x.reshape(-1, width) if x.size else x.reshape(0, width), v.reshape(mean.shape[0], width)
+    rows, v = x.reshape(mean.shape[0], width), v.reshape(mean.shape[0], width)
     dx = xp.empty(rows.shape, dtype=x.dtype) if needs[0] else None
     dw = xp.zeros(width, dtype=x.dtype) if needs[1] else None
     db = xp.zeros(width, dtype=x.dtype) if needs[2] else None
     gain = weight if weight is not None else xp.ones(width, dtype=x.dtype)
-    average = (gain / width)[:, None]
+    average = (gain / max(width, 1))[:, None]
     for block in blocks(xp, rows.shape[0], width):
         g, s = v[block], inverse[block]
         normal = rows[block] - mean[block]
@@ -181,7 +185,8 @@ def _cross_entropy_forward(xp: Any, logits: Any, targets: Any, *, ignore_index: 
     xp.exp(shifted, out=shifted)
     total = xp.matmul(shifted, xp.ones((logits.shape[1], 1), dtype=logits.dtype))
     xp.log(total, out=total)
-    return (total[:, 0] - picked) * counted, total + top
+    losses = total[:, 0] - picked
+    return xp.where(counted, losses, xp.zeros_like(losses)), total + top
 
 
 def _cross_entropy_pull(

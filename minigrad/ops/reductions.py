@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad import operation
 from minigrad.operation import general, linear
-from minigrad.ops.elementwise import divide, exp, log
+from minigrad.ops.elementwise import divide, exp, isfinite, log, where
 from minigrad.tensor import Tensor
 
 
@@ -74,6 +74,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
     """ln Σ eˣ over `axis`, shifted by the largest entry so that nothing overflows."""
     x = x if isinstance(x, Tensor) else Tensor(x)
     top = max(x, axis=axis, keepdims=True).detach()
+    top = where(isfinite(top), top, 0)  # ∞ - ∞ would make a NaN of a row that is all -∞
     total = log(sum(exp(x - top), axis=axis, keepdims=True)) + top
     return total if keepdims else sum(total, axis=axis)
 

@@ -84,24 +84,35 @@ def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
 
 def squeeze(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
     """Remove axes of length 1."""
-    axes = {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    axes = {_place(a, x.ndim) for a in (axis if isinstance(axis, tuple) else (axis,))}
     if any(x.shape[a] != 1 for a in axes):
         raise ShapeError(f"cannot squeeze axis {axis} of shape {x.shape}: its length is not 1")
     return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
 
 
-def _pull_concat(xp: Any, v: Any, needs: Any, arrays: Any, axis: int) -> list[Any]:
+def _place(axis: int, ndim: int) -> int:
+    """The axis counted from the front. Raises ShapeError where there is no such axis."""
+    if not -ndim <= axis < ndim:
+        raise ShapeError(f"there is no axis {axis} in {ndim} dimensions; expected {-ndim} to {ndim - 1}")
+    return axis % ndim
+
+
+def _pull_concat(xp: Any, v: Any, needs: Any, arrays_shape: Any, axis: int) -> list[Any]:
     parts, start = [], 0
-    for array, need in zip(arrays, needs, strict=True):
-        stop = start + array.shape[axis]
+    for shape, need in zip(arrays_shape, needs, strict=True):
+        stop = start + shape[axis]
         index = (slice(None),) * (axis % v.ndim) + (slice(start, stop),)
         parts.append(v[index] if need else None)
         start = stop
     return parts
 
 
-def _push_concat(xp: Any, tangents: Any, arrays: Any, axis: int) -> Any:
-    filled = [xp.zeros_like(a) if t is None else t for t, a in zip(tangents, arrays, strict=True)]
+def _push_concat(xp: Any, tangents: Any, arrays_shape: Any, arrays_dtype: Any, axis: int) -> Any:
+    filled = [
+        xp.zeros(shape, dtype=dtype) if t is None else t
+        for t, shape, dtype in zip(tangents, arrays_shape, arrays_dtype, strict=True)
+    ]
     return xp.concat(filled, axis=axis)
 
 
@@ -122,10 +133,12 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
 
 def split(x: Any, /, sections: int, *, axis: int = 0) -> tuple[Tensor, ...]:
     """Cut x into `sections` equal parts along `axis`, each a view."""
-    length = x.shape[axis]
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    place = _place(axis, x.ndim)
+    length = x.shape[place]
     if sections < 1 or length % sections:
         raise ShapeError(f"cannot split an axis of length {length} into {sections} equal parts")
-    step, before = length // sections, (slice(None),) * (axis % x.ndim)
+    step, before = length // sections, (slice(None),) * place
     return tuple(x[(*before, slice(start, start + step))] for start in range(0, length, step))
 
 

@@ -1,6 +1,7 @@
 """`minigrad doctor` finds what is broken, and only that."""
 
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -47,6 +48,11 @@ def test_two_ranks_that_find_each_other(mpirun):
     assert "two ranks added up" in found
 
 
+def test_ranks_that_talk_at_the_same_time_are_told_apart(trial):
+    trial('print(\'{"size": 2, "total": 3, "library": "MPI"}\' * 2)')
+    assert doctor.check_mpi()[0] == "works"
+
+
 ALONE = 'print(\'{"size": 1, "total": 1, "library": "another MPI"}\\n\' * 2)'
 LOST = "import sys; sys.exit('no slots')"
 
@@ -89,4 +95,5 @@ def test_a_forced_kernel_is_noted(monkeypatch):
 def test_it_does_not_run_under_mpirun(monkeypatch):
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "2")
-    assert main(["doctor"]) == 2
+    with pytest.raises(UsageError, match="mpirun"):
+        doctor.main(Namespace())

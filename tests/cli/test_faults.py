@@ -79,6 +79,7 @@ def test_a_loss_that_diverges_stops_the_run(text: Path, tmp_path: Path, capsys) 
     err = capsys.readouterr().err
     found = re.search(r"stopped at step (\d+): .*not finite; the last good checkpoint is (\S+);", err)
     assert found is not None, err
+    assert len(err.strip().splitlines()) == 1
     assert len(losses(out)) in (int(found[1]) - 1, int(found[1]))
     assert RunFolder.open(out).saved()[-1] == Path(found[2])
     model = RunFolder.open(out).newest().model

@@ -3,6 +3,7 @@
 import pytest
 
 from minigrad.cli.main import main
+from tests.packaging.tree import ROOT
 
 SCRIPT = """\
 import pathlib, sys
@@ -15,14 +16,15 @@ sys.exit(3)
 
 
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where minigrad is not installed
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
     return path
 
 
 def check_run(script, ranks, errors_of):
-    """The script runs on so many ranks, with its arguments; its exit code comes back. Returns the line shown."""
+    """The script runs on its ranks with its arguments; its exit code comes back. Return the line shown."""
     words = ["run", "-n", str(ranks), str(script), str(script.parent), "-n", "9", "--epochs=3", "--help"]
     assert main(words) == 3
     answers = {path.name: path.read_text() for path in script.parent.glob("rank-*")}

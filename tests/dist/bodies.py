@@ -1,7 +1,7 @@
 """Test bodies that run on every kind of world: each rank knows what all ranks bring, and checks what it gets.
 
-What is expected is worked out here from all ranks' contributions, not with the code under test. The numbers are
-small whole ones, so that sums are exact in every dtype.
+What is expected is worked out here from all ranks' contributions, not with the code under test. The numbers
+are small whole ones, so that sums are exact in every dtype.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Device arrays: made ready, staged through the host, brought home; here with a device that is a second memory."""
+"""Device arrays: made ready, staged through the host, brought home. The device here is a second memory."""
 
 import numpy as np
 import pytest

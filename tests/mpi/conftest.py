@@ -14,7 +14,11 @@ from minigrad.dist.launch import find_mpirun
 from minigrad.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LAUNCH = "import sys; from minigrad.dist.launch import run_under_mpirun as run; sys.exit(run(sys.argv[2:], ranks=int(sys.argv[1])))"
+LAUNCH = """
+import sys
+from minigrad.dist.launch import run_under_mpirun
+sys.exit(run_under_mpirun(sys.argv[2:], ranks=int(sys.argv[1])))
+"""
 SECONDS = 60.0
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -24,7 +28,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def launcher(tmp_path: Path) -> Iterator[Start]:
     """`launcher(ranks, [python words])`: the launcher in a process of its own, as the command line starts it.
 
-    Every rank writes its process id to `tmp_path/pids` if it calls `tests.mpi.victim.announce`. Nothing is left behind.
+    The ranks find `tmp_path` in MINIGRAD_TEST_FOLDER. Nothing is left behind.
     """
     try:
         find_mpirun()

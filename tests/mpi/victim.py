@@ -11,32 +11,37 @@ import numpy as np
 from minigrad import dist
 from minigrad.errors import UsageError
 
-world = dist.world()
-folder = Path(os.environ["MINIGRAD_TEST_FOLDER"])
-array = np.ones(4)
-world.all_reduce(array)
-(folder / f"{world.rank}.new").write_text(str(os.getpid()))
-(folder / f"{world.rank}.new").rename(folder / f"{world.rank}.pid")
-world.barrier()
-what = sys.argv[1]
-if world.rank == 2:
-    if what == "raise":
-        raise ValueError("boom")
-    if what == "misuse":
-        raise UsageError("no such file")
-    if what == "exit":
-        sys.exit(5)
+
+def main(what: str) -> None:
+    world = dist.world()
+    folder = Path(os.environ["MINIGRAD_TEST_FOLDER"])
+    array = np.ones(4)
+    world.all_reduce(array)
+    (folder / f"{world.rank}.new").write_text(str(os.getpid()))
+    (folder / f"{world.rank}.new").rename(folder / f"{world.rank}.pid")
+    world.barrier()
+    if world.rank == 2:
+        if what == "raise":
+            raise ValueError("boom")
+        if what == "misuse":
+            raise UsageError("no such file")
+        if what == "exit":
+            sys.exit(5)
+        if what == "leave":
+            sys.exit()
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if what == "sleep":
+            time.sleep(600)
     if what == "leave":
-        sys.exit()
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if what == "sleep":
-        time.sleep(600)
-if what == "leave":
-    print(f"rank {world.rank} ends well", flush=True)
-    sys.exit(0)
-if what == "wait":
-    world.receive(array, (world.rank + 1) % world.size)
-world.barrier()
+        print(f"rank {world.rank} ends well", flush=True)
+        sys.exit(0)
+    if what == "wait":
+        world.receive(array, (world.rank + 1) % world.size)
+    world.barrier()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

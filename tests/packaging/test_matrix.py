@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,9 +24,9 @@ MPIRUN = shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).p
 
 
 def found(command: list[str], *, cwd: Path, ranks: int = 1) -> list[str]:
-    """Files that the probe found, the same on all ranks."""
+    """Files that the probe found, the same on all ranks (whose lines may run into each other)."""
     output = run(command, cwd=cwd, LD_LIBRARY_PATH=str(Path(sys.prefix) / "lib"))
-    answers = [json.loads(line.partition("FOUND")[2]) for line in output.splitlines() if "FOUND" in line]
+    answers = [json.loads(text) for text in re.findall(r"FOUND(\[[^]]*\])", output)]
     assert len(answers) == ranks, output
     assert all(answer == answers[0] for answer in answers)
     return list(answers[0])

@@ -1,0 +1,338 @@
+"""One or more examples of every operation, and what NumPy says their results are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+import minigrad as mg
+from minigrad.operation import OPERATIONS
+from minigrad.ops import attention, elementwise, indexing, linalg, nonlinear, shape
+from minigrad.ops.linear import _linear
+
+PRIVATE = {
+    "power": elementwise._power,
+    "reshape": shape._reshape,
+    "permute_dims": shape._permute_dims,
+    "broadcast_to": shape._broadcast_to,
+    "concat": shape._concat,
+    "astype": shape._astype,
+    "to_device": shape._to_device,
+    "matmul": linalg._matmul,
+    "getitem": indexing._getitem,
+    "unindex": indexing._unindex,
+    "take_rows": indexing._take_rows,
+    "attention": attention._attention,
+    "self_attention": attention._self_attention,
+    "linear": _linear,
+    "gelu_tanh": nonlinear._gelu_tanh,
+    "cross_entropy": nonlinear._cross_entropy,
+}
+
+INTEGER_INDEX = "the standard has no indexing by integer arrays of several dimensions"
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs that have a derivative, the call, and the same in NumPy. `not_strict` says why the standard's
+    own arrays cannot run it.
+    """
+
+    call: Callable[..., Any]
+    inputs: tuple[np.ndarray, ...]
+    expected: Callable[..., Any]
+    not_strict: str = ""
+
+    def leaves(self, dtype: str = "float64") -> list[mg.Tensor]:
+        return [mg.tensor(x, dtype=dtype, requires_grad=True) for x in self.inputs]
+
+
+def spread(*sizes: int, positive: bool = False) -> np.ndarray:
+    """Entries between 0.2 and 2 in size, all different, of both signs: far from kinks and ties."""
+    count = math.prod(sizes)
+    order = np.random.default_rng(count + 7 * len(sizes)).permutation(count)
+    values = 0.2 + 1.8 * (order + 0.5) / max(count, 1)
+    signs = 1.0 if positive else np.where(np.arange(count) % 3 == 1, -1.0, 1.0)
+    return (values * signs).reshape(sizes)
+
+
+def unary(call: Any, expected: Any, *, positive: bool = False) -> list[Example]:
+    shapes = [(2, 3), (), (1,), (0, 3), (2, 1, 2)]
+    return [Example(call, (spread(*s, positive=positive),), expected) for s in shapes]
+
+
+def binary(call: Any, expected: Any, *, positive: bool = False) -> list[Example]:
+    shapes: list[Any] = [
+        ((2, 3), (2, 3)),
+        ((2, 3), (3,)),
+        ((2, 1), (1, 3)),
+        ((), (2,)),
+        ((3,), ()),
+        ((), ()),
+        ((0, 3), (3,)),
+        ((1,), (2, 2, 1)),
+    ]
+    return [
+        Example(call, (spread(*s, positive=positive), np.asarray(spread(*t, positive=positive) * 1.1)), expected)
+        for s, t in shapes
+    ]
+
+
+def one(name: str, expected: Any, *inputs: np.ndarray, not_strict: str = "", **parameters: Any) -> Example:
+    call = PRIVATE.get(name) or OPERATIONS[name].public
+    return Example(lambda *x: call(*x, **parameters), inputs, expected, not_strict)
+
+
+def beside(x: mg.Tensor, constant: Any) -> Any:
+    """An array moved to where x is; numbers need not be."""
+    return mg.tensor(constant).to(x.device) if isinstance(constant, np.ndarray) else constant
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float) -> np.ndarray:
+    scores = scale * q @ np.swapaxes(k, -1, -2)
+    if causal:
+        queries, keys = scores.shape[-2:]
+        scores = np.where(np.tri(queries, keys, keys - queries, dtype=bool), scores, -np.inf)
+    return softmax(scores) @ v
+
+
+def attend_packed(packed: np.ndarray, heads: int, causal: bool) -> np.ndarray:
+    batch, time, width = packed.shape
+    each = width // (3 * heads)
+    q, k, v = np.moveaxis(packed.reshape(batch, time, 3, heads, each), 2, 0).swapaxes(2, 3)
+    out = attend(q, k, v, causal, 1 / math.sqrt(each))
+    return out.swapaxes(1, 2).reshape(batch, time, heads * each)
+
+
+def normalise(x: np.ndarray, weight: Any = None, bias: Any = None) -> np.ndarray:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    out = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+def likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    picked = np.log(softmax(logits))[np.arange(len(targets)), np.maximum(targets, 0)]
+    return np.where(targets == -100, 0.0, -picked)
+
+
+def added(values: np.ndarray, index: Any, into: tuple[int, ...]) -> np.ndarray:
+    out = np.zeros(into)
+    np.add.at(out, index, values)
+    return out
+
+
+CONDITION = np.array([[True, False, True], [False, False, True]])
+ROWS = np.array([2, 0, 2, -1])
+TARGETS = np.array([1, 0, -100, 2])
+
+
+def indexing_examples() -> list[Example]:
+    x = spread(3, 4, 2)
+    plain: list[Any] = [1, (slice(None, None, -2), 3), (..., 0), (slice(0, 0),), (2, slice(1, 3), -1)]
+    fancy: list[Any] = [ROWS, (ROWS, np.array([0, 0, 1, 1])), (slice(None), ROWS[:, None] * 0 + np.array([0, 1]))]
+    fancy += [x[..., 0] > 0, [0, 0, 2], np.array([[0, 1], [1, 0]])]
+    examples = [one("getitem", lambda x, i=i: x[i], x, index=i) for i in plain]
+    new_axis = (..., None, 0)
+    examples.append(one("getitem", lambda x: x[new_axis], x, index=new_axis, not_strict="refuses newaxis"))
+    return examples + [one("getitem", lambda x, i=i: x[i], x, index=i, not_strict=INTEGER_INDEX) for i in fancy]
+
+
+EXAMPLES: dict[str, list[Example]] = {
+    "add": binary(mg.add, np.add),
+    "subtract": binary(mg.subtract, np.subtract),
+    "multiply": binary(mg.multiply, np.multiply),
+    "divide": binary(mg.divide, np.divide),
+    "negative": unary(mg.negative, np.negative),
+    "abs": unary(mg.abs, np.abs),
+    "square": unary(mg.square, np.square),
+    "sqrt": unary(mg.sqrt, np.sqrt, positive=True),
+    "power": binary(elementwise._power, np.power, positive=True),
+    "exp": unary(mg.exp, np.exp),
+    "expm1": unary(mg.expm1, np.expm1),
+    "log": unary(mg.log, np.log, positive=True),
+    "log1p": unary(mg.log1p, np.log1p, positive=True),
+    "sin": unary(mg.sin, np.sin),
+    "cos": unary(mg.cos, np.cos),
+    "tanh": unary(mg.tanh, np.tanh),
+    "sigmoid": unary(mg.sigmoid, scipy.special.expit),
+    "erf": unary(mg.erf, scipy.special.erf),
+    "maximum": binary(mg.maximum, np.maximum),
+    "minimum": binary(mg.minimum, np.minimum),
+    "relu": unary(mg.relu, lambda x: np.maximum(x, 0)),
+    "where": [
+        Example(lambda x, y, c=c: mg.where(beside(x, c), x, y), e.inputs, lambda x, y, c=c: np.where(c, x, y))
+        for e in binary(None, None)
+        for c in (True, CONDITION if e.inputs[0].shape == (2, 3) else np.asarray(False))
+    ]
+    + [Example(lambda x: mg.where(x > 0, x, 0.5), (spread(2, 3),), lambda x: np.where(x > 0, x, 0.5))],
+    "alias": unary(shape.alias, lambda x: x),
+    "copy": unary(mg.copy, np.copy),
+    "reshape": [
+        one("reshape", lambda x: x.reshape(3, 2), spread(2, 3), shape=(3, 2)),
+        one("reshape", lambda x: x.reshape(6), spread(2, 3), shape=(-1,)),
+        one("reshape", lambda x: x.reshape(1, 1), spread(), shape=(1, 1)),
+        one("reshape", lambda x: x.reshape(2, 0), spread(0, 3), shape=(2, 0)),
+    ],
+    "permute_dims": [
+        one("permute_dims", lambda x: x.transpose(1, 2, 0), spread(2, 3, 4), axes=(1, 2, 0)),
+        one("permute_dims", lambda x: x.transpose(2, 0, 1), spread(2, 3, 4), axes=(-1, 0, -2)),
+        one("permute_dims", lambda x: x, spread(), axes=()),
+    ],
+    "matrix_transpose": [
+        one("matrix_transpose", lambda x: x.swapaxes(-1, -2), spread(*s)) for s in [(2, 3), (2, 3, 4), (0, 2)]
+    ],
+    "broadcast_to": [
+        one("broadcast_to", lambda x: np.broadcast_to(x, (2, 2, 3)), spread(*s), shape=(2, 2, 3))
+        for s in [(3,), (2, 1), (), (2, 2, 3)]
+    ],
+    "concat": [
+        one("concat", lambda *x: np.concatenate(x), spread(2, 3), spread(1, 3), spread(0, 3)),
+        one("concat", lambda *x: np.concatenate(x, axis=-1), spread(2, 3), spread(2, 1) * 3, axis=-1),
+        one("concat", lambda x: x, spread(2, 2), axis=1),
+    ],
+    "astype": [one("astype", lambda x: x, spread(2, 3), dtype=np.dtype("float64"))],
+    "to_device": [one("to_device", lambda x: x, spread(2, 3), device="cpu", source="cpu", not_strict="moves")],
+    "matmul": [
+        one("matmul", np.matmul, spread(*s), spread(*t))
+        for s, t in [
+            ((2, 3), (3, 4)),
+            ((2, 2, 3), (3, 2)),
+            ((2, 3), (4, 3, 1)),
+            ((2, 1, 2, 3), (3, 3, 2)),
+            ((0, 3), (3, 2)),
+            ((2, 0), (0, 2)),
+        ]
+    ],
+    "sum": [
+        one("sum", lambda x, p=p: np.sum(x, **p), spread(*s), **p)
+        for s, p in [
+            ((2, 3), {}),
+            ((2, 3), {"axis": 0}),
+            ((2, 3, 2), {"axis": (-1, 0)}),
+            ((2, 3), {"axis": 1, "keepdims": True}),
+            ((2, 3), {"axis": ()}),
+            ((), {}),
+            ((0, 3), {"axis": 0}),
+            ((0, 3), {"axis": 1}),
+        ]
+    ],
+    "attention": [
+        one("attention", lambda *x, c=c: attend(*x, c, 0.7), *(spread(*s) for s in sizes), causal=c, scale=0.7)
+        for c in (False, True)
+        for sizes in [
+            ((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2)),
+            ((1, 2, 2, 3), (1, 2, 4, 3), (1, 2, 4, 1)),
+            ((0, 2, 2, 3), (0, 2, 4, 3), (0, 2, 4, 3)),
+        ]
+    ],
+    "self_attention": [
+        one("self_attention", lambda x, c=c: attend_packed(x, 2, c), spread(2, 3, 12), heads=2, causal=c)
+        for c in (False, True)
+    ],
+    "getitem": indexing_examples(),
+    "unindex": [
+        one("unindex", lambda v: added(v, (slice(1, 3),), (4, 2)), spread(2, 2), index=slice(1, 3), shape=(4, 2)),
+        one("unindex", lambda v: added(v, (..., 1), (4, 2)), spread(4), index=(..., 1), shape=(4, 2)),
+        one(
+            "unindex",
+            lambda v: added(v, ROWS, (3, 2)),
+            spread(4, 2),
+            index=ROWS,
+            shape=(3, 2),
+            not_strict=INTEGER_INDEX,
+        ),
+    ],
+    "take_rows": [
+        Example(lambda x, i=i: indexing._take_rows(x, i), (spread(*s),), lambda x, i=i: x[i], INTEGER_INDEX)
+        for i in (ROWS, ROWS.reshape(2, 2), np.array(1), np.zeros((0,), int))
+        for s in [(3, 2), (3,), (3, 2, 2), (3, 0)]
+    ],
+    "scatter_add": [
+        Example(
+            lambda v, i=i: mg.scatter_add(v, beside(v, i), rows=3), (spread(*s),), lambda v, i=i: added(v, i, (3, v.shape[1]))
+        )
+        for i, s in [(ROWS, (4, 2)), (ROWS, (4, 0)), (np.zeros(0, int), (0, 2))]
+    ],
+    "linear": [
+        Example(_linear, (spread(*s), spread(4, 3), spread(4)), lambda x, w, b: x @ w.T + b)
+        for s in [(2, 3), (3,), (2, 2, 3), (0, 3)]
+    ]
+    + [Example(lambda x, w: _linear(x, w, None), (spread(2, 3), spread(4, 3)), lambda x, w: x @ w.T)],
+    "layer_norm": [
+        Example(mg.layer_norm, (spread(*s, 3), spread(3) + 1, spread(3)), normalise) for s in [(2,), (), (2, 2), (0,)]
+    ]
+    + [
+        Example(lambda x: mg.layer_norm(x, None, None), (spread(2, 3),), normalise),
+        Example(lambda x, w: mg.layer_norm(x, w, None), (spread(2, 3), spread(3)), normalise),
+        Example(lambda x, b: mg.layer_norm(x, None, b), (spread(2, 3), spread(3)), lambda x, b: normalise(x) + b),
+    ],
+    "gelu_tanh": unary(
+        nonlinear._gelu_tanh,
+        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "cross_entropy": [
+        Example(
+            lambda x, t=t: nonlinear._cross_entropy(x, t, ignore_index=-100),
+            (spread(len(t), 3),),
+            lambda x, t=t: likelihood(x, t),
+            INTEGER_INDEX,
+        )
+        for t in (TARGETS, TARGETS[:0])
+    ],
+} | {
+    name: [
+        one(name, lambda x, p=p, r=reference: r(x, **p), spread(*s), **p)
+        for s, p in [
+            ((2, 3), {}),
+            ((2, 3), {"axis": 0}),
+            ((2, 3, 2), {"axis": (-1, 0)}),
+            ((2, 3), {"axis": 1, "keepdims": True}),
+            ((), {}),
+            ((0, 3), {"axis": 1}),
+        ]
+    ]
+    for name, reference in (("max", np.max), ("min", np.min))
+}
+
+# Operations without a derivative: forward only.
+CONSTANTS: dict[str, list[Example]] = {
+    "sign": unary(mg.sign, np.sign),
+    "isfinite": [
+        Example(mg.isfinite, (np.array([0.0, np.inf, -np.inf, np.nan]),), np.isfinite),
+        *unary(mg.isfinite, np.isfinite),
+    ],
+    "argmax": [
+        one("argmax", lambda x: np.argmax(x), spread(2, 3)),
+        one("argmax", lambda x: np.argmax(x, axis=1), np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 1.0]]), axis=1),
+        one("argmax", lambda x: np.argmax(x, axis=0, keepdims=True), spread(2, 3), axis=0, keepdims=True),
+    ],
+    **{
+        name: [
+            *binary(getattr(mg, name), getattr(np, name)),
+            Example(lambda x, f=getattr(mg, name): f(x, 0.5), (spread(3),), lambda x, f=getattr(np, name): f(x, 0.5)),
+            Example(getattr(mg, name), (spread(3), spread(3)), getattr(np, name)),
+        ]
+        for name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+    },
+}
+
+DECLARED = dict(OPERATIONS)
+"""Every operation of the library, before any test declares its own."""
+
+ALL = [(name, example) for name, examples in EXAMPLES.items() for example in examples]
+ALL_CONSTANTS = [(name, example) for name, examples in CONSTANTS.items() for example in examples]
+
+
+def ids(pairs: list[tuple[str, Example]]) -> list[str]:
+    return [f"{name}-{','.join('x'.join(map(str, x.shape)) or '0d' for x in e.inputs)}" for name, e in pairs]

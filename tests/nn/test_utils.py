@@ -1,0 +1,95 @@
+"""Clipping by the norm of all gradients."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigrad import nn
+from minigrad.errors import UsageError
+from minigrad.nn.utils import clip_grad_norm_
+from minigrad.tensor import tensor
+
+
+def with_gradients(*gradients: np.ndarray | None) -> list[nn.Parameter]:
+    parameters = []
+    for gradient in gradients:
+        parameter = nn.Parameter(np.zeros(3 if gradient is None else np.shape(gradient)))
+        if gradient is not None:
+            parameter.grad = tensor(np.array(gradient, dtype="float64"))
+        parameters.append(parameter)
+    return parameters
+
+
+def joined(parameters: list[nn.Parameter]) -> np.ndarray:
+    return np.concatenate([p.grad.numpy().reshape(-1) for p in parameters if p.grad is not None])
+
+
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4),
+    scale=st.floats(1e-3, 1e3),
+    limit=st.floats(1e-2, 1e2),
+)
+def test_the_joint_norm_ends_at_most_at_the_limit(shapes, scale, limit):
+    generator = np.random.default_rng(0)
+    before = [scale * generator.normal(size=shape) for shape in shapes]
+    parameters = with_gradients(*before, None)
+    flat = joined(parameters)
+    norm = float(np.linalg.norm(flat))
+    assert clip_grad_norm_(parameters, limit) == pytest.approx(norm, rel=1e-12)
+    after = joined(parameters)
+    if norm <= limit:
+        np.testing.assert_array_equal(after, flat)
+    else:
+        assert np.linalg.norm(after) == pytest.approx(limit, rel=1e-6 + 2e-6 / norm)
+        assert np.linalg.norm(after) <= limit
+        np.testing.assert_allclose(after / np.linalg.norm(after), flat / norm, rtol=1e-10, atol=1e-12)
+    assert parameters[-1].grad is None
+
+
+def test_by_hand():
+    parameters = with_gradients(np.array([3.0]), np.array([[0.0, 4.0]]))
+    assert clip_grad_norm_(parameters, 1.0) == 5.0
+    np.testing.assert_allclose(joined(parameters), [0.6, 0.0, 0.8], rtol=1e-6)
+
+
+def test_gradients_are_scaled_where_they_lie():
+    """In a buffer that somebody gave, so that who owns the buffer sees it."""
+    flat = np.zeros(4)
+    parameters = [nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2))]
+    for place, parameter in enumerate(parameters):
+        parameter.grad_buffer = flat[2 * place : 2 * place + 2]
+        (parameter * 10.0).sum().backward()
+    assert clip_grad_norm_(parameters, 2.0) == 20.0
+    np.testing.assert_allclose(flat, np.ones(4), rtol=1e-6)
+
+
+def test_any_iterable_and_one_parameter_alone():
+    first, second = with_gradients(np.array([3.0, 4.0]), np.array([12.0]))
+    assert clip_grad_norm_((p for p in (first, second)), 100.0) == 13.0
+    assert clip_grad_norm_(first, 1.0) == 5.0
+    np.testing.assert_allclose(joined([first]), [0.6, 0.8], rtol=1e-6)
+    assert second.grad is not None
+    assert second.grad.item() == 12.0
+
+
+def test_no_gradients_have_no_norm():
+    assert clip_grad_norm_(with_gradients(None, None), 1.0) == 0.0
+    assert clip_grad_norm_([], 1.0) == 0.0
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_norm_that_is_not_finite_is_told_and_changes_nothing(value):
+    parameters = with_gradients(np.array([value, 5.0]), np.array([7.0]))
+    assert not math.isfinite(clip_grad_norm_(parameters, 1.0))
+    assert joined(parameters)[1:].tolist() == [5.0, 7.0]
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_limits_that_make_no_sense_are_refused(limit):
+    parameters = with_gradients(np.array([5.0]))
+    with pytest.raises(UsageError, match="must be positive"):
+        clip_grad_norm_(parameters, limit)
+    assert joined(parameters).tolist() == [5.0]
