@@ -1,5 +1,6 @@
 """Ranks that work together (MPI processes, threads, or one alone): worlds, collectives, parallel training.
- Importing this package in a process that `mpirun` started sets what MPI and BLAS need (see
+
+Importing this package in a process that `mpirun` started sets what MPI and BLAS need (see
 `minigrad.dist.prepare`).
 """
 

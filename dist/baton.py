@@ -1,5 +1,6 @@
 """The baton: threads that take turns, one at a time, in an order that never changes from run to run.
- A rank runs until it has to wait for another; then the rank that has been able to run for longest goes on.
+
+A rank runs until it has to wait for another; then the rank that has been able to run for longest goes on.
 Whoever has the baton may touch everything that ranks share, so nothing else here needs a lock. When every
 rank waits, nothing can ever happen again: that is a deadlock, and it is reported at once, with who waits for
 what.

@@ -1,11 +1,14 @@
 """Data parallelism: every rank has the whole model and a part of the batch; gradients are summed over ranks.
- The gradients lie in one flat array in the order in which the parameters are declared, and a bucket is a
+
+The gradients lie in one flat array in the order in which the parameters are declared, and a bucket is a
 piece of it. The backward walk reaches the last layers first, so buckets are filled from the end of that
 array. As soon as the gradients of a bucket are final, its all-reduce is started, and the walk goes on.
- What is summed is not averaged: divide the loss by the number of tokens (or samples) of *all* ranks. Then
+
+What is summed is not averaged: divide the loss by the number of tokens (or samples) of *all* ranks. Then
 ranks may have parts of any size, none included (Goyal et al. 2017, Accurate, Large Minibatch SGD, section 3,
 remark 3, on why the normalisation belongs to the whole batch).
- Li et al. 2020, PyTorch Distributed: Experiences on Accelerating Data Parallel Training, sections 3.2 and
+
+Li et al. 2020, PyTorch Distributed: Experiences on Accelerating Data Parallel Training, sections 3.2 and
 4.2, describe the same design: buckets, one order on all ranks, unused parameters.
 """
 

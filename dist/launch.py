@@ -1,5 +1,6 @@
 """Starting ranks: find the right `mpirun`, give it what it needs, watch over the ranks until none is left.
- Which rank ended first is more than mpirun can say reliably: when one dies, it ends the others, and it may
+
+Which rank ended first is more than mpirun can say reliably: when one dies, it ends the others, and it may
 well name one of those. So every rank holds a connection to the launcher (see `minigrad.dist.prepare`). The
 operating system cuts it at the moment at which the rank dies, however it dies, before anybody else can react.
 """
@@ -106,6 +107,7 @@ class Rank:
     process: int = 0
     finished: bool = False
     failed: str | None = None
+    exit_code: int = 0
     silent: bool = False
     unread: bytes = b""
 
@@ -204,7 +206,7 @@ def run_under_mpirun(command: list[str], *, ranks: int) -> int:
         return 128 + ending.signal
     if watch.first_dead is not None:
         _say(watch.first_dead.describe())
-        return mpirun.returncode if mpirun.returncode > 0 else 1
+        return watch.first_dead.exit_code or max(mpirun.returncode, 1)
     return mpirun.returncode if mpirun.returncode >= 0 else 128 - mpirun.returncode
 
 

@@ -1,5 +1,6 @@
 """Ranks that are processes, connected by an MPI library through mpi4py.
- Only the buffer calls of mpi4py are used (upper case): nothing is pickled. Importing this module starts MPI,
+
+Only the buffer calls of mpi4py are used (upper case): nothing is pickled. Importing this module starts MPI,
 so `minigrad.dist` imports it only where several ranks were started.
 """
 

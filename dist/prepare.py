@@ -1,5 +1,6 @@
 """What a process under `mpirun` needs before MPI starts: settings, BLAS threads, an end for all upon error.
- `import minigrad.dist` calls `prepare()`. In a process that is not one of several ranks it does nothing, and
+
+`import minigrad.dist` calls `prepare()`. In a process that is not one of several ranks it does nothing, and
 it never loads MPI.
 """
 
@@ -101,7 +102,7 @@ def end_all_with_this_rank(here: Announced) -> None:
 
     MPI alone would leave the others waiting for ever. An exit without error stays what it is: others may go
     on. `sys.exit` is watched by wrapping it, since Python tells nobody of a SystemExit; `raise SystemExit(1)`
-    is not seen.
+    is seen only under `python -m mpi4py script.py`.
     """
     launcher = Launcher.connect(here)
     exit_code = 0
@@ -112,7 +113,7 @@ def end_all_with_this_rank(here: Announced) -> None:
         sys.stdout.flush()
         sys.stderr.write(f"{here.name}: {text.rstrip()}\n")  # in one piece: other ranks may be writing theirs
         sys.stderr.flush()
-        launcher.tell(failed=traceback.format_exception_only(kind, error)[-1].strip())
+        launcher.tell(failed=traceback.format_exception_only(kind, error)[-1].strip(), exit_code=code)
         end_all(code)
 
     def watched_exit(status: Any = None) -> NoReturn:
@@ -123,7 +124,7 @@ def end_all_with_this_rank(here: Announced) -> None:
     def at_exit() -> None:
         sys.stdout.flush()
         if exit_code:
-            launcher.tell(failed=f"exit code {exit_code}")
+            launcher.tell(failed=f"exit code {exit_code}", exit_code=exit_code)
             sys.stderr.flush()
             end_all(exit_code)
         launcher.tell(finished=True)

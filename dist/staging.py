@@ -1,5 +1,6 @@
 """Lending arrays to a communicator: as they are where they live in host memory, staged where they do not.
- An array on a device is first made ready (its stream is synchronised: the device may still be writing it),
+
+An array on a device is first made ready (its stream is synchronised: the device may still be writing it),
 copied to pinned host memory, communicated from there, and copied back. `import cupy` never happens here: an
 array that comes from CuPy has imported it already.
 """
@@ -13,7 +14,10 @@ import numpy as np
 
 from minigrad.dist.verbs import Array
 
-HALF_PRECISION = ("float16", "bfloat16")
+
+def half_precision(dtype: np.dtype) -> bool:
+    """Whether it is float16 or bfloat16 (which NumPy knows only by its name)."""
+    return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def nothing() -> None:

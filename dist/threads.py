@@ -1,5 +1,6 @@
 """Ranks that are threads of one process: one runs at a time, so that every run is the same to the last bit.
- Nothing has to be installed, mistakes are found at once (a deadlock, ranks that call different collectives),
+
+Nothing has to be installed, mistakes are found at once (a deadlock, ranks that call different collectives),
 and reductions combine in the order of ranks.
 """
 

@@ -1,5 +1,6 @@
 """What each collective means, in plain NumPy: given the buffers of *all* ranks, what ends up where.
- Ranks that share one process (threads, or one rank alone) carry their collectives out with these few lines.
+
+Ranks that share one process (threads, or one rank alone) carry their collectives out with these few lines.
 Everything that moves data between processes is tested against them. Buffers are flat here: one dimension,
 contiguous.
 """
@@ -19,7 +20,7 @@ class Call:
     """A collective as one rank calls it; `shape` is None where pieces count, `root` -1 for none."""
 
     verb: str
-    dtype: str = ""
+    dtype: np.dtype | None = None
     shape: tuple[int, ...] | None = None
     operation: str = ""
     root: int = -1
@@ -27,7 +28,11 @@ class Call:
     counts_received: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        parts = [self.operation, self.dtype, f"root {self.root}" if self.root >= 0 else ""]
+        parts = [
+            self.operation,
+            "" if self.dtype is None else str(self.dtype),
+            f"root {self.root}" if self.root >= 0 else "",
+        ]
         if self.counts:
             parts.append(f"counts {self.counts}")
         elif self.shape is not None:

@@ -1,9 +1,11 @@
 """The communicator: one interface for ranks that are MPI processes, threads of a process, or one alone.
- A program asks `minigrad.dist.world()` for its World and never where that came from. The verbs here check
+
+A program asks `minigrad.dist.world()` for its World and never where that came from. The verbs here check
 what they are given, write it into the ledger and lend the arrays as flat buffers; how bytes get from one rank
 to another is all that a kind of world has to add (`_start_send`, `_start_receive`, `_collective`, `_split`,
 `abort`).
- Verbs and their meaning follow the MPI standard (MPI: A Message-Passing Interface Standard 4.1, chapters 3
+
+Verbs and their meaning follow the MPI standard (MPI: A Message-Passing Interface Standard 4.1, chapters 3
 and 6); `minigrad/dist/verbs.py` states each in plain NumPy. Arrays are contiguous and equal in dtype on all
 ranks; the verbs that cut an array into one piece per rank count elements, in C order, whatever its shape.
 """
@@ -16,7 +18,7 @@ import numpy as np
 
 from minigrad.dist.ledger import Ledger
 from minigrad.dist.request import Poll, Request
-from minigrad.dist.staging import HALF_PRECISION, Loan, copied, lend, overlap
+from minigrad.dist.staging import Loan, copied, half_precision, lend, overlap
 from minigrad.dist.verbs import COMBINE, Array, Call, balanced_counts
 from minigrad.errors import CommunicationError, DTypeError, MinigradError, ShapeError
 
@@ -269,15 +271,14 @@ class World(ABC):
     ) -> tuple[Loan, Loan]:
         """Both buffers of a collective, in a precision fit for it and sharing no memory."""
         direct = self.takes_device_arrays
-        nobody = Loan(np.empty(0, call.dtype or np.uint8))
+        nobody = Loan(np.empty(0, call.dtype))
         give = nobody if array is None else lend(array, read=reads, write=writes, direct=direct)
         take = nobody if out is None else lend(out, read=False, write=True, direct=direct)
-        if call.operation and call.dtype in HALF_PRECISION:
+        if call.operation and half_precision(give.buffer.dtype):
             give = copied(give, np.float32, write=writes)
             take = take if out is None else copied(take, np.float32, write=True)
-        elif overlap(
-            give.buffer, take.buffer
-        ):  # a shard may be a view of the whole: the smaller one steps aside
+        elif out is not None and overlap(give.buffer, take.buffer):
+            # A shard may be a view of the whole: the smaller one steps aside.
             if give.buffer.size <= take.buffer.size:
                 give = copied(give, give.buffer.dtype, write=False)
             else:
@@ -315,17 +316,14 @@ class World(ABC):
             raise self._error(CommunicationError, verb, f"tag {tag}; tags are 0 to {self.tag_limit}")
 
     def _check_array(
-        self, verb: str, what: str, array: Array, dtype: str = "", *, writes: bool = False
+        self, verb: str, what: str, array: Array, dtype: np.dtype | None = None, *, writes: bool = False
     ) -> None:
         if not (hasattr(array, "dtype") and hasattr(array, "flags")):
             message = f"a {type(array).__name__} as {what}; give an array (a Tensor's is its .data)"
             raise self._error(DTypeError, verb, message)
-        if (
-            not (array.dtype.kind in "biufc" or array.dtype.name in HALF_PRECISION)
-            or not array.dtype.isnative
-        ):
+        if not (array.dtype.kind in "biufc" or half_precision(array.dtype)) or not array.dtype.isnative:
             raise self._error(DTypeError, verb, f"{what} of {array.dtype}; give native numbers or booleans")
-        if dtype and str(array.dtype) != dtype:
+        if dtype is not None and array.dtype != dtype:
             raise self._error(DTypeError, verb, f"{what} of {array.dtype} beside {dtype}; make both equal")
         if not array.flags.c_contiguous:
             message = f"{what} of shape {array.shape} that is not C-contiguous; give a contiguous copy"
@@ -374,6 +372,4 @@ class World(ABC):
                 message = f"{array.dtype} to take the {operation} of; give integers or floating-point numbers"
                 raise self._error(DTypeError, verb, message)
         shape = tuple(array.shape) if counts is None else None
-        return Call(
-            verb, str(array.dtype), shape, operation, root, tuple(counts or ()), tuple(counts_received)
-        )
+        return Call(verb, array.dtype, shape, operation, root, tuple(counts or ()), tuple(counts_received))

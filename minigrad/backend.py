@@ -146,7 +146,7 @@ def is_array(value: Any) -> bool:
 
 
 def of_device(device: str) -> Namespace:
-    """Return the namespace that makes arrays on `device`: "cpu", "gpu", "gpu:3", or "shapes" (no values at all)."""
+    """Return the namespace that makes arrays on `device`: "cpu", "gpu", "gpu:3", or "shapes" (no values)."""
     kind = device.partition(":")[0]
     if kind == "gpu":
         return gpu()

@@ -78,6 +78,9 @@ class ShapeArray:
     __array_ufunc__ = None
     device = "shapes"
     flags = _Flags()
+    shape: tuple[int, ...]
+    dtype: Any
+    base: ShapeArray | None
 
     def __init__(self, shape: Sequence[int], dtype: Any, *, base: ShapeArray | None = None) -> None:
         self.shape = tuple(int(n) for n in shape)
@@ -134,6 +137,11 @@ class ShapeArray:
 
     item = tolist = __float__ = __int__ = __bool__ = __index__ = __array__ = _no_value
 
+    __hash__ = object.__hash__
+
+    def __neg__(self) -> ShapeArray:
+        return _elementwise("negative", self)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -185,6 +193,10 @@ _COMPARISONS = {
 }
 
 
+def _sample(array: ShapeArray) -> numpy.ndarray:
+    return numpy.ones((1,) * array.ndim, array.dtype)
+
+
 def _elementwise(name: str, *inputs: Any, out: Any = None) -> ShapeArray:
     """A function entry by entry. The dtype is NumPy's: it is asked with empty arrays."""
     arrays = [_of(x) for x in inputs]
@@ -192,9 +204,7 @@ def _elementwise(name: str, *inputs: Any, out: Any = None) -> ShapeArray:
     if name in _COMPARISONS:
         dtype = numpy.dtype(bool)
     else:
-        samples = [
-            x if isinstance(x, (int, float)) else numpy.ones((1,) * _of(x).ndim, _of(x).dtype) for x in inputs
-        ]
+        samples: list[Any] = [x if isinstance(x, (int, float)) else _sample(_of(x)) for x in inputs]
         dtype = getattr(numpy, name, numpy.tanh)(*samples).dtype
     if out is not None:
         dtype = out.dtype
@@ -286,10 +296,11 @@ def _advanced(shape: tuple[int, ...], parts: tuple[Any, ...]) -> tuple[int, ...]
     return tuple(result) if adjacent else (*together, *result)
 
 
-_UNARY = """negative positive abs sign square sqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan sinh cosh
-    tanh asin acos atan asinh acosh atanh floor ceil round trunc isfinite isnan isinf logical_not"""
-_BINARY = """add subtract multiply divide pow floor_divide remainder maximum minimum fmax fmin hypot atan2 logaddexp
-    copysign nextafter less less_equal greater greater_equal equal not_equal logical_and logical_or logical_xor"""
+_UNARY = """negative positive abs sign square sqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan sinh
+    cosh tanh asin acos atan asinh acosh atanh floor ceil round trunc isfinite isnan isinf logical_not"""
+_BINARY = """add subtract multiply divide pow floor_divide remainder maximum minimum fmax fmin hypot atan2
+    logaddexp copysign nextafter less less_equal greater greater_equal equal not_equal logical_and logical_or
+    logical_xor"""
 _REDUCTIONS = "sum max min prod any all argmax argmin"
 
 
@@ -441,5 +452,3 @@ for _symbol, _name in (
     ("ne", "not_equal"),
 ):
     setattr(ShapeArray, f"__{_symbol}__", _operator(_name))
-ShapeArray.__neg__ = lambda self: _elementwise("negative", self)  # type: ignore[attr-defined]
-ShapeArray.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -333,7 +333,7 @@ def tangent_of(node: Node, tangents: Sequence[Any], xp: Any, *, lifted: bool) ->
         total = xp.zeros(node.shape, dtype=node.dtype)
     if total.shape != node.shape:
         total = xp.broadcast_to(total, node.shape)
-    if not lifted:
+    if not lifted and not backend.is_array(total):
         total = xp.asarray(total)
     return total if total.dtype == node.dtype else total.astype(node.dtype)
 

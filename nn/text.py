@@ -21,9 +21,7 @@ from minigrad.errors import UsageError
 
 VOCABULARY = 256
 VALIDATION_SHARE = 0.1
-LEAST_VALIDATION_SHARE = (
-    0.05  # whole files that make up less than this are no fair sample: cut the text instead
-)
+LEAST_VALIDATION_SHARE = 0.05  # fewer bytes of whole files are no fair sample: cut the text instead
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -142,8 +140,7 @@ def encode(text: str) -> Tokens:
 
 
 def balanced_slice(count: int, parts: int, index: int) -> slice:
-    """Part `index` of `count` things dealt to `parts` as evenly as they go, in order; no two parts differ by
-    more than one.
+    """Part `index` of `count` things dealt in order to `parts` that differ by at most one.
 
     >>> [len(range(16)[balanced_slice(16, 3, rank)]) for rank in range(3)]
     [6, 5, 5]
@@ -204,11 +201,9 @@ def _split(contents: Sequence[bytes], *, name: str) -> Text:
 
 
 def _validation_files(contents: Sequence[bytes], *, limit: float) -> set[int]:
-    """Indices of the files to validate on: those that still fit below `limit` bytes, tried in the order of
-    their hashes.
+    """Which files to validate on: those that still fit below `limit` bytes, in the order of their hashes.
 
-    The hash of the content draws them as good as at random, yet needs no seed and does not care where files
-    lie.
+    A hash of the content is as good as a draw at random, and needs no seed nor cares where the files lie.
     """
     if len(contents) == 1:
         return set()

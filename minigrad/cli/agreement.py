@@ -42,7 +42,7 @@ def agreed(world: "World", action: Callable[[], T]) -> T:
     text = np.zeros(_MESSAGE_BYTES, dtype=np.uint8)
     if world.rank == root:
         prefix = f"rank {root} of {world.size}: " if root else ""
-        content = (prefix + message).encode()[:_MESSAGE_BYTES]
+        content = (prefix + message).encode(errors="replace")[:_MESSAGE_BYTES]
         text[: len(content)] = np.frombuffer(content, dtype=np.uint8)
     world.broadcast(text, root=root, purpose="control")
     raise AgreedError(text.tobytes().rstrip(b"\0").decode(errors="replace"))

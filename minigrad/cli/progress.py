@@ -1,9 +1,7 @@
-"""How a long loop shows where it is: a bar on a terminal, otherwise a flushed line every few seconds, or
-nothing.
+"""How a long loop shows where it is: a bar on a terminal, else a flushed line every few seconds, or nothing.
 
 Whether there is a terminal cannot be asked on a rank (under some MPIs every rank believes it has one), so the
-launcher asks and tells the ranks by the environment variable MINIGRAD_PROGRESS, one of `bar`, `line` and
-`off`.
+launcher asks and tells the ranks by the environment variable MINIGRAD_PROGRESS: `bar`, `line` or `off`.
 """
 
 import os
@@ -24,11 +22,9 @@ def progress_mode() -> str:
 
 
 class Progress:
-    """Shows step, loss, tokens per second and the time left of a loop of `total` steps, `done` of them done
-    before.
+    """Shows step, loss, tokens per second and time left of a loop of `total` steps, `done` of them before.
 
-    with Progress(300) as progress:
-        progress.update(step, loss=2.5, tokens_per_second=12e3)
+    A context, so that a bar is taken down however the loop ends.
     """
 
     def __init__(self, total: int, *, done: int = 0, mode: str | None = None) -> None:

@@ -94,7 +94,8 @@ def print_table(report: Mapping[str, Any], folder: Path) -> None:
     sent = [sum(verbs.values()) for verbs in report["bytes_sent"]]
     memory = [peak for peak in report["peak_memory_bytes"] if peak is not None]
     facts = [
-        f"{report['steps']} steps in {clock(report['seconds'])} on {report['ranks']} rank{'s'[: report['ranks'] > 1]}",
+        f"{report['steps']} steps in {clock(report['seconds'])}",
+        "1 rank" if report["ranks"] == 1 else f"{report['ranks']} ranks",
         f"{report['tokens_per_second']:,.0f} tokens/s",
         *([f"{max(sent) / 1e6:,.0f} MB sent per rank"] if max(sent) else []),
         *([f"{max(memory) / 1e6:,.0f} MB peak memory"] if memory else []),

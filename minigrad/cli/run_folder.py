@@ -76,11 +76,14 @@ class RunFolder:
         partial = path.with_name("." + path.name + _PARTIAL)
         remedy = "make room or name another folder with --out"
         with _explained(f"could not make the run folder {path}", remedy, leftover=partial):
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             folder = cls(partial)
             folder.write_json("config.json", {"format": FORMAT, **config})
             folder.metrics.write_text(metrics, encoding="utf-8")
             folder.save(checkpoint)
+            if path.is_dir():
+                path.rmdir()  # it is empty; some systems move nothing onto a folder
             os.replace(partial, path)
         return cls(path)
 
@@ -195,12 +198,10 @@ class RunFolder:
         try:
             return _load(found[-1])
         except UsageError as error:
-            older = (
-                f"remove that folder to go on from {found[-2].name}"
-                if len(found) > 1
-                else "start the run anew"
-            )
-            raise UsageError(f"{error}; {older}") from error
+            remedy = "start the run anew"
+            if len(found) > 1:
+                remedy = f"remove that folder to go on from {found[-2].name}"
+            raise UsageError(f"{error}; {remedy}") from error
 
 
 def metrics_until(steps: list[dict[str, Any]], step: int) -> str:
@@ -236,6 +237,8 @@ def _load(path: Path) -> Checkpoint:
                 f"the checkpoint {path} is damaged: {file.name} is not what was saved (its hash differs)"
             )
         arrays[name] = load(content)
+    if state.get("step") != _step_of(path):
+        raise UsageError(f"the checkpoint {path} is damaged: state.json says step {state.get('step')}")
     try:
         return Checkpoint(
             state["step"], state["seed"], arrays["model"], arrays["optimizer"], state["optimizer"]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigrad.errors import MinigradError, UsageError
+from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
     from minigrad.nn import GPT
@@ -68,11 +68,7 @@ def main(args: argparse.Namespace) -> int:
     check_arguments(args)
     folder = RunFolder.open(args.folder)
     settings = settings_from_json(folder.config().get("settings", {}))
-    model = build_model(settings)
-    try:
-        model.load_state_dict(folder.newest().model)
-    except MinigradError as error:
-        raise UsageError(f"{args.folder} does not hold the model of its config.json: {error}") from error
+    model = build_model(settings, folder.newest().model)
     write_sample(
         model, args.prompt, args.tokens, temperature=args.temperature, top_k=args.top_k, seed=args.seed
     )

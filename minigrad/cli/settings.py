@@ -86,11 +86,9 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
 
 
 def resumed_settings(recorded: Settings, given: dict[str, Any], *, step: int) -> Settings:
-    """The settings with which a run at `step` goes on: the recorded ones, and of the `given` ones those that
-    may change.
+    """The settings with which a run at `step` goes on: the recorded ones, changed where that is allowed.
 
-    Raises UsageError that names every given value that differs where it may not, or a number of steps already
-    done.
+    Raises UsageError that names every given value that differs where it may not, or where no step is left.
     """
     differing = [
         f"{option(name)} {_shown(value)} (the run has {_shown(getattr(recorded, name))})"

@@ -6,6 +6,7 @@ tokens of the whole batch, so it does not depend on how the sequences are dealt 
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from minigrad.cli.agreement import agreed
 from minigrad.cli.run_folder import Checkpoint
 from minigrad.cli.settings import Settings
-from minigrad.errors import UsageError
+from minigrad.errors import MinigradError, UsageError
 from minigrad.nn.text import VOCABULARY, Text, balanced_slice
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class Trainer:
 
         self.world, self.settings, self.text = world, settings, text
         self.device = agreed(world, lambda: device_of_rank(world, settings.device))
-        self.model: GPT = build_model(settings, device=self.device)
-        if checkpoint is not None:
-            self.model.load_state_dict(checkpoint.model)
+        parameters = None if checkpoint is None else checkpoint.model
+        self.model: GPT = agreed(world, lambda: build_model(settings, parameters, device=self.device))
         self.parallel = dist.DataParallel(self.model, world)
         matrices = [parameter for parameter in self.model.parameters() if len(parameter.shape) >= 2]
         others = [parameter for parameter in self.model.parameters() if len(parameter.shape) < 2]
@@ -89,9 +89,7 @@ class Trainer:
         inputs, targets = self.text.batch(
             seed=settings.seed, step=step, sequences=settings.batch, context=settings.context, part=part
         )
-        tokens = (
-            settings.batch * settings.context
-        )  # of all ranks: no rank's share may enter the gradient's scale
+        tokens = settings.batch * settings.context  # of all ranks: no rank's own share scales the gradient
         self.model.train()
         self.optimizer.zero_grad()
         with random.scope(seed=settings.seed, step=step, samples=range(part.start, part.stop)):
@@ -168,8 +166,13 @@ class Trainer:
         return {name: numbers[id(parameter)] for name, parameter in self.model.named_parameters()}
 
 
-def build_model(settings: Settings, *, device: str = "cpu") -> "GPT":
-    """The GPT that the settings describe, with its initial parameters."""
+def build_model(
+    settings: Settings, parameters: Mapping[str, Any] | None = None, *, device: str = "cpu"
+) -> "GPT":
+    """The GPT that the settings describe, with saved or else initial parameters.
+
+    Raises UsageError where the saved ones are those of another model.
+    """
     from minigrad import nn
 
     config = nn.GPTConfig(
@@ -180,7 +183,15 @@ def build_model(settings: Settings, *, device: str = "cpu") -> "GPT":
         width=settings.width,
         dropout=settings.dropout,
     )
-    return nn.GPT(config, seed=settings.seed, dtype=settings.dtype, device=device)
+    model = nn.GPT(config, seed=settings.seed, dtype=settings.dtype, device=device)
+    if parameters is not None:
+        try:
+            model.load_state_dict(parameters)
+        except MinigradError as error:
+            raise UsageError(
+                f"the checkpoint holds another model than config.json describes ({error}); one was changed"
+            ) from error
+    return model
 
 
 def device_of_rank(world: "World", device: str) -> str:

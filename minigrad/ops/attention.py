@@ -42,7 +42,7 @@ def hidden(xp: Any, queries: int, keys: int) -> Array:
 def _exponentials(
     xp: Any, q: Any, k: Any, scale: float, mask: Any, top: Any = None, out: Any = None
 ) -> tuple[Any, Any]:
-    """E = e^(S - max) transposed to (..., keys, queries), into `out` if given, and the maxima (..., 1, queries)."""
+    """E = e^(S - max) as (..., keys, queries), into `out` if given, and the maxima (..., 1, queries)."""
     scores = xp.matmul(k, xp.matrix_transpose(q * scale), out=out)
     if mask is not None:
         scores += mask

@@ -78,7 +78,9 @@ def binary(call: Any, expected: Any, *, positive: bool = False) -> list[Example]
         ((1,), (2, 2, 1)),
     ]
     return [
-        Example(call, (spread(*s, positive=positive), np.asarray(spread(*t, positive=positive) * 1.1)), expected)
+        Example(
+            call, (spread(*s, positive=positive), np.asarray(spread(*t, positive=positive) * 1.1)), expected
+        )
         for s, t in shapes
     ]
 
@@ -140,12 +142,18 @@ TARGETS = np.array([1, 0, -100, 2])
 def indexing_examples() -> list[Example]:
     x = spread(3, 4, 2)
     plain: list[Any] = [1, (slice(None, None, -2), 3), (..., 0), (slice(0, 0),), (2, slice(1, 3), -1)]
-    fancy: list[Any] = [ROWS, (ROWS, np.array([0, 0, 1, 1])), (slice(None), ROWS[:, None] * 0 + np.array([0, 1]))]
+    fancy: list[Any] = [
+        ROWS,
+        (ROWS, np.array([0, 0, 1, 1])),
+        (slice(None), ROWS[:, None] * 0 + np.array([0, 1])),
+    ]
     fancy += [x[..., 0] > 0, [0, 0, 2], np.array([[0, 1], [1, 0]])]
     examples = [one("getitem", lambda x, i=i: x[i], x, index=i) for i in plain]
     new_axis = (..., None, 0)
     examples.append(one("getitem", lambda x: x[new_axis], x, index=new_axis, not_strict="refuses newaxis"))
-    return examples + [one("getitem", lambda x, i=i: x[i], x, index=i, not_strict=INTEGER_INDEX) for i in fancy]
+    return examples + [
+        one("getitem", lambda x, i=i: x[i], x, index=i, not_strict=INTEGER_INDEX) for i in fancy
+    ]
 
 
 EXAMPLES: dict[str, list[Example]] = {
@@ -202,7 +210,9 @@ EXAMPLES: dict[str, list[Example]] = {
         one("concat", lambda x: x, spread(2, 2), axis=1),
     ],
     "astype": [one("astype", lambda x: x, spread(2, 3), dtype=np.dtype("float64"))],
-    "to_device": [one("to_device", lambda x: x, spread(2, 3), device="cpu", source="cpu", not_strict="moves")],
+    "to_device": [
+        one("to_device", lambda x: x, spread(2, 3), device="cpu", source="cpu", not_strict="moves")
+    ],
     "matmul": [
         one("matmul", np.matmul, spread(*s), spread(*t))
         for s, t in [
@@ -228,7 +238,9 @@ EXAMPLES: dict[str, list[Example]] = {
         ]
     ],
     "attention": [
-        one("attention", lambda *x, c=c: attend(*x, c, 0.7), *(spread(*s) for s in sizes), causal=c, scale=0.7)
+        one(
+            "attention", lambda *x, c=c: attend(*x, c, 0.7), *(spread(*s) for s in sizes), causal=c, scale=0.7
+        )
         for c in (False, True)
         for sizes in [
             ((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2)),
@@ -242,7 +254,13 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "getitem": indexing_examples(),
     "unindex": [
-        one("unindex", lambda v: added(v, (slice(1, 3),), (4, 2)), spread(2, 2), index=slice(1, 3), shape=(4, 2)),
+        one(
+            "unindex",
+            lambda v: added(v, (slice(1, 3),), (4, 2)),
+            spread(2, 2),
+            index=slice(1, 3),
+            shape=(4, 2),
+        ),
         one("unindex", lambda v: added(v, (..., 1), (4, 2)), spread(4), index=(..., 1), shape=(4, 2)),
         one(
             "unindex",
@@ -254,13 +272,15 @@ EXAMPLES: dict[str, list[Example]] = {
         ),
     ],
     "take_rows": [
-        Example(lambda x, i=i: indexing._take_rows(x, i), (spread(*s),), lambda x, i=i: x[i], INTEGER_INDEX)
+        Example(lambda x, i=i: indexing._take_rows(x, beside(x, i)), (spread(*s),), lambda x, i=i: x[i])
         for i in (ROWS, ROWS.reshape(2, 2), np.array(1), np.zeros((0,), int))
         for s in [(3, 2), (3,), (3, 2, 2), (3, 0)]
     ],
     "scatter_add": [
         Example(
-            lambda v, i=i: mg.scatter_add(v, beside(v, i), rows=3), (spread(*s),), lambda v, i=i: added(v, i, (3, v.shape[1]))
+            lambda v, i=i: mg.scatter_add(v, beside(v, i), rows=3),
+            (spread(*s),),
+            lambda v, i=i: added(v, i, (3, v.shape[1])),
         )
         for i, s in [(ROWS, (4, 2)), (ROWS, (4, 0)), (np.zeros(0, int), (0, 2))]
     ],
@@ -270,12 +290,15 @@ EXAMPLES: dict[str, list[Example]] = {
     ]
     + [Example(lambda x, w: _linear(x, w, None), (spread(2, 3), spread(4, 3)), lambda x, w: x @ w.T)],
     "layer_norm": [
-        Example(mg.layer_norm, (spread(*s, 3), spread(3) + 1, spread(3)), normalise) for s in [(2,), (), (2, 2), (0,)]
+        Example(mg.layer_norm, (spread(*s, 3), spread(3) + 1, spread(3)), normalise)
+        for s in [(2,), (), (2, 2), (0,)]
     ]
     + [
         Example(lambda x: mg.layer_norm(x, None, None), (spread(2, 3),), normalise),
         Example(lambda x, w: mg.layer_norm(x, w, None), (spread(2, 3), spread(3)), normalise),
-        Example(lambda x, b: mg.layer_norm(x, None, b), (spread(2, 3), spread(3)), lambda x, b: normalise(x) + b),
+        Example(
+            lambda x, b: mg.layer_norm(x, None, b), (spread(2, 3), spread(3)), lambda x, b: normalise(x) + b
+        ),
     ],
     "gelu_tanh": unary(
         nonlinear._gelu_tanh,
@@ -320,7 +343,11 @@ CONSTANTS: dict[str, list[Example]] = {
     **{
         name: [
             *binary(getattr(mg, name), getattr(np, name)),
-            Example(lambda x, f=getattr(mg, name): f(x, 0.5), (spread(3),), lambda x, f=getattr(np, name): f(x, 0.5)),
+            Example(
+                lambda x, f=getattr(mg, name): f(x, 0.5),
+                (spread(3),),
+                lambda x, f=getattr(np, name): f(x, 0.5),
+            ),
             Example(getattr(mg, name), (spread(3), spread(3)), getattr(np, name)),
         ]
         for name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")

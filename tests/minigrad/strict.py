@@ -1,7 +1,7 @@
 """A foreign array library: the array API standard's own strict arrays, which do nothing that it leaves open.
 
 What minigrad asks of an array beside operators and indexing is added here, and nothing else: dtypes that are
-NumPy's, `astype`, `copy` and `base`. NumPy functions refuse these arrays.
+NumPy's, `astype`, `copy`, `base`, and rows taken by index. NumPy functions refuse these arrays.
 """
 
 from __future__ import annotations
@@ -34,10 +34,16 @@ class StrictArray:
     def astype(self, dtype: Any) -> StrictArray:
         return StrictArray(array_api_strict.astype(self.inner, own_dtype(dtype)))
 
+    def __array__(self, *arguments: Any, **keywords: Any) -> np.ndarray:
+        raise TypeError("these arrays do not become NumPy's by themselves")
+
     def copy(self) -> StrictArray:
         return StrictArray(array_api_strict.asarray(self.inner, copy=True))
 
     def __getitem__(self, index: Any) -> StrictArray:
+        if isinstance(index, StrictArray) and index.dtype.kind in "iu":  # the standard spells it `take`
+            rows = array_api_strict.take(self.inner, array_api_strict.reshape(index.inner, (-1,)), axis=0)
+            return StrictArray(array_api_strict.reshape(rows, (*index.shape, *self.shape[1:])))
         return StrictArray(self.inner[whole(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:

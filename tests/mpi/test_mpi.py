@@ -38,7 +38,7 @@ def test_one_rank_dies_and_all_end(
     process = launcher(3, ["tests/mpi/victim.py", what])
     everyone = ranks_of(process, tmp_path, 3)
     _, errors = process.communicate(timeout=SECONDS_TO_END)
-    assert re.search(f"^minigrad: {verdict}", errors, re.MULTILINE), errors
+    assert re.search(f"minigrad: {verdict}", errors), errors
     assert process.returncode == code if code is not None else process.returncode > 0
     assert not [rank for rank in everyone if alive(rank)]
     if what == "raise":
@@ -48,6 +48,19 @@ def test_one_rank_dies_and_all_end(
     if what == "misuse":
         assert "rank 2 of 3: no such file\n" in errors
         assert "Traceback" not in errors
+
+
+def test_misuse_on_one_rank_before_mpi_starts(launcher: Start):
+    program = (
+        "from minigrad import dist, errors; from minigrad.dist.prepare import announced\n"
+        "if announced().rank == 1: raise errors.UsageError('no such file')\n"
+        "dist.world()"
+    )
+    process = launcher(3, ["-c", program])
+    _, errors = process.communicate(timeout=SECONDS_TO_END)
+    assert process.returncode == 2
+    assert "rank 1 of 3: no such file\n" in errors
+    assert "minigrad: rank 1 of 3 failed first" in errors
 
 
 def test_leaving_early_is_no_failure(launcher: Start):

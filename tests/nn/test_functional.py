@@ -98,7 +98,7 @@ def test_cross_entropy_refuses(targets, options, error, message):
 # ----- Attention -------------------------------------------------------------------------------------
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float) -> np.ndarray:
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool, scale: float) -> np.ndarray:
     """Query by query: softmax over the keys that it may see, which for the last query are all."""
     out = np.zeros((*q.shape[:-1], v.shape[-1]))
     for place in np.ndindex(q.shape[:-1]):
@@ -120,7 +120,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: 
 def test_attention(lead, queries, more, width, width_of_values, causal, scale):
     q, k = array(*lead, queries, width), array(*lead, queries + more, width, seed=1)
     v = array(*lead, queries + more, width_of_values, seed=2)
-    expected = attention(q, k, v, causal, 1 / math.sqrt(width) if scale is None else scale)
+    expected = attention(q, k, v, causal=causal, scale=1 / math.sqrt(width) if scale is None else scale)
     results = []
     for fused in (True, False):
         inputs = [tensor(a, requires_grad=True) for a in (q, k, v)]
@@ -140,7 +140,9 @@ def test_attention_beyond_the_length_up_to_which_scores_are_kept():
         inputs = [tensor(a, requires_grad=True) for a in arrays]
         with fused_operations(fused):
             out = functional.scaled_dot_product_attention(*inputs, is_causal=True)
-            np.testing.assert_allclose(out.numpy(), attention(*arrays, True, 0.5), rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(
+                out.numpy(), attention(*arrays, causal=True, scale=0.5), rtol=1e-10, atol=1e-12
+            )
             out.backward(array(*out.shape, seed=3))
         gradients.append([x.grad.numpy() for x in inputs if x.grad is not None])
     for fast, plain in zip(*gradients, strict=True):
@@ -156,7 +158,7 @@ def test_heads_side_by_side_are_separate_attentions():
     )
     out = functional.self_attention(tensor(packed), heads=heads, is_causal=True).numpy()
     for head in range(heads):
-        expected = attention(q[:, :, head], k[:, :, head], v[:, :, head], True, 0.5)
+        expected = attention(*(part[:, :, head] for part in (q, k, v)), causal=True, scale=0.5)
         np.testing.assert_allclose(out[..., head * width : (head + 1) * width], expected, rtol=1e-10)
 
 
@@ -230,8 +232,8 @@ def test_layer_norm_has_the_gradient_of_its_composition(rows, width, gain, shift
 
 def test_layer_norm_over_several_axes_takes_gain_and_shift_of_that_shape():
     x, gain, shift = array(5, 2, 3), array(2, 3, seed=1), array(2, 3, seed=2)
-    leaves = [tensor(a, requires_grad=True) for a in (gain, shift)]
-    out = functional.layer_norm(tensor(x), (2, 3), *leaves, eps=0.1)
+    leaves = tensor(gain, requires_grad=True), tensor(shift, requires_grad=True)
+    out = functional.layer_norm(tensor(x), (2, 3), leaves[0], leaves[1], eps=0.1)
     normal = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 0.1)
     np.testing.assert_allclose(out.numpy(), normal * gain + shift, rtol=1e-12, atol=1e-12)
     out.sum().backward()

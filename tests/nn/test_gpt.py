@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,18 @@ def test_the_future_leaks_nothing(model, place, data):
     before, after = model(numbers).numpy(), model(changed).numpy()
     np.testing.assert_array_equal(before[:, :place], after[:, :place])
     assert (before[:, place:] != after[:, place:]).all()
+
+
+@pytest.mark.parametrize("place", range(1, 8))
+def test_the_future_leaks_nothing_in_training(place):
+    config = nn.GPTConfig(vocabulary=11, context=8, layers=2, heads=2, width=8, dropout=0.2)
+    model, numbers, changed = build(config), tokens(2, 8), tokens(2, 8)
+    changed[:, place:] = (changed[:, place:] + 1) % 11
+    logits = []
+    for given_tokens in (numbers, changed):
+        with random.scope(seed=0, step=0, samples=range(2)):
+            logits.append(model(given_tokens).numpy())
+    np.testing.assert_array_equal(logits[0][:, :place], logits[1][:, :place])
 
 
 def test_the_past_matters(model):
@@ -406,6 +419,16 @@ def test_cold_draws_take_the_likeliest():
     assert _draw(logits, 0.0, None, source) == 1
     assert {_draw(logits, 1e-3, None, source) for _ in range(50)} == {1, 2}
     assert {_draw(logits * 1e6, 1.0, 1, source) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize("number", [0.0, math.nextafter(1.0, 0.0)])
+def test_what_cannot_be_drawn_is_not_drawn_by_the_most_extreme_number_either(number):
+    class Stub(np.random.Generator):
+        def random(self, *arguments: Any) -> Any:  # type: ignore[override]
+            return number
+
+    logits = np.array([-5.0, 1.0, 2.0, -5.0])
+    assert _draw(logits, 1.0, 2, Stub(np.random.PCG64())) == (1 if number == 0.0 else 2)
 
 
 # ----- Misuse ----------------------------------------------------------------------------------------

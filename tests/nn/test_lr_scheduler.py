@@ -1,6 +1,7 @@
 """Schedules: the rates that they set, at which step, and that they can be taken up again."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,10 +71,10 @@ def test_rates_rise_then_fall_between_their_bounds(warmup, more, ratio, rate):
     found = rates(WarmupCosine(optimizer(rate), warmup, warmup + more, ratio), warmup + more + 5)
     slack = 1e-12 * rate
     assert all(0 <= value <= rate + slack for value in found)
-    assert all(a < b for a, b in zip(found[: max(warmup, 1)], found[1:warmup], strict=False))
+    assert all(a < b for a, b in pairwise(found[:warmup]))
     falling = found[warmup:]
     assert falling[0] == pytest.approx(rate)
-    assert all(a >= b - slack for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a >= b - slack for a, b in pairwise(falling))
     assert found[-1] == pytest.approx(ratio * rate)
 
 

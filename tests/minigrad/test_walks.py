@@ -1,0 +1,515 @@
+"""The two walks over recorded graphs: final gradients, hooks, start and stop, postponed parts, release."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad.errors import GraphError, ShapeError
+from minigrad.testing import Program, arrays, broadcastable_shapes, programs
+from minigrad.walk import gather, pull, push
+from tests.minigrad.declared import declaring, polar
+
+
+def leaf(*shape: int, seed: int = 0, dtype: str = "float64") -> mg.Tensor:
+    return mg.tensor(np.random.default_rng(seed).normal(size=shape), dtype=dtype, requires_grad=True)
+
+
+# ----- Values ---------------------------------------------------------------------------------------
+
+
+def test_zero_dimensional_results_stay_in_the_graph() -> None:
+    # A NumPy scalar mistaken for a constant gave 16 here instead of 24.
+    x = mg.tensor(2.0, dtype="float64", requires_grad=True)
+    y = 2 * (x * x * x)
+    assert type(y.data) is np.ndarray
+    assert y.shape == ()
+    y.backward()
+    assert x.grad is not None
+    assert type(x.grad.data) is np.ndarray
+    assert x.grad.item() == 24.0
+    assert type(mg.grad(lambda x: 2 * x**3)(x.detach()).data) is np.ndarray
+
+
+@given(broadcastable_shapes(3), st.data())
+def test_broadcasting_is_undone_in_the_walk(shapes, data) -> None:
+    leaves = [mg.tensor(data.draw(arrays(shape)), requires_grad=True) for shape in shapes]
+    x, y, z = leaves
+    out = x * y + z
+    weights = np.asarray(np.cos(np.arange(out.size)).reshape(out.shape))
+    out.backward(weights)
+    expected = (weights * y.data, weights * x.data, weights)
+    for tensor, terms in zip(leaves, expected, strict=True):
+        terms = np.broadcast_to(terms, out.shape)
+        extra = terms.ndim - tensor.ndim
+        ones = tuple(extra + i for i, n in enumerate(tensor.shape) if n == 1)
+        summed = terms.sum(axis=(*range(extra), *ones)).reshape(tensor.shape)
+        assert tensor.grad is not None
+        np.testing.assert_allclose(tensor.grad.numpy(), summed, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_keep_the_dtype_of_the_leaf() -> None:
+    x, w = leaf(3, dtype="float32"), mg.tensor(np.ones(3), requires_grad=True)
+    (x * w).sum().backward()
+    assert x.grad is not None
+    assert w.grad is not None
+    assert (x.grad.dtype, w.grad.dtype) == (np.float32, np.float64)
+    half = mg.tensor(np.ones(3, "float16"), requires_grad=True)
+    (half * x).sum().backward()
+    assert half.grad is not None
+    assert half.grad.dtype == np.float16
+
+
+# ----- Leaves own their gradients -----------------------------------------------------------------------
+
+
+def separate(*tensors: mg.Tensor | None) -> bool:
+    data = [t.data for t in tensors if t is not None]
+    pairs = [(a, b) for i, a in enumerate(data) for b in data[:i]]
+    return all(a.flags.writeable for a in data) and not any(np.shares_memory(a, b) for a, b in pairs)
+
+
+def test_leaves_do_not_share_a_gradient() -> None:
+    a, b = leaf(3), leaf(3)
+    mg.sum(a + b).backward()
+    assert separate(a.grad, b.grad)
+
+
+def test_leaves_do_not_share_the_gradient_of_a_general_operation() -> None:
+    with declaring():
+        from minigrad.operation import general
+
+        def same(xp, v, needs):
+            twice = 2 * v
+            return twice, twice
+
+        @general(pull=same, push=lambda xp, t: 2 * (t[0] + t[1]))
+        def twice_the_sum(xp, x, y, /):
+            return 2 * (x + y)
+
+        a, b = leaf(3), leaf(3)
+        twice_the_sum(a, b).sum().backward()
+        assert separate(a.grad, b.grad)
+
+
+def test_a_cotangent_stays_the_callers() -> None:
+    for make in (lambda x: x, lambda x: x + 0.0, lambda x: x.reshape(3, 1).reshape(3), mg.ops.alias):
+        x, start = leaf(3), np.ones(3)
+        make(x).backward(start)
+        assert x.grad is not None
+        assert not np.shares_memory(x.grad.data, start)
+
+
+def test_transforms_hand_out_arrays_of_their_own() -> None:
+    a, b = leaf(3).detach(), leaf(3).detach()
+    assert separate(*mg.grad(lambda a, b: mg.sum(a + b), argnums=(0, 1))(a, b))
+    start = mg.ones(3, dtype="float64")
+    assert separate(start, *mg.vjp(lambda a, b: a + b, a, b)[1](start))
+    x = leaf(3)
+    assert separate(start, *mg.gradients(x + 0.0, [x], cotangents=[start]))
+
+
+def test_gradients_add_up_over_walks() -> None:
+    x = leaf(3)
+    (2 * x).sum().backward()
+    first = x.grad
+    (3 * x).sum().backward()
+    assert first is not None
+    assert x.grad is not None
+    np.testing.assert_array_equal(first.numpy(), np.full(3, 2.0))
+    np.testing.assert_array_equal(x.grad.numpy(), np.full(3, 5.0))
+    x.zero_grad()
+    assert x.grad is None
+
+
+# ----- Gradient buffers -----------------------------------------------------------------------------------
+
+
+def test_gradients_are_written_into_a_given_buffer() -> None:
+    flat = np.full(9, np.nan)
+    x, w = leaf(3, 2), leaf(2)
+    x.grad_buffer, w.grad_buffer = flat[:6].reshape(3, 2), flat[6:8]
+    assert x.grad is None
+    (x * w).sum().backward()
+    np.testing.assert_array_equal(flat[:6].reshape(3, 2), np.broadcast_to(w.data, (3, 2)))
+    np.testing.assert_array_equal(flat[6:8], x.data.sum(axis=0))
+    assert np.isnan(flat[8])
+    (x * w).sum().backward()  # added, not overwritten
+    np.testing.assert_array_equal(flat[6:8], 2 * x.data.sum(axis=0))
+    x.zero_grad()
+    assert x.grad is None
+    (x * 1.0).sum().backward()
+    np.testing.assert_array_equal(flat[:6], np.ones(6))
+    assert x.grad is not None
+    assert np.shares_memory(x.grad.data, flat)
+
+
+@pytest.mark.parametrize("uses", [1, 2, 3])
+def test_buffers_lent_to_fast_paths_hold_the_same_gradient(uses: int) -> None:
+    """A weight used once has its gradient computed into the buffer; used more often, it is added there."""
+
+    def run(with_buffer: bool) -> list[np.ndarray]:
+        x, w, b = leaf(4, 3, seed=1), leaf(3, 3, seed=2), leaf(3, seed=3)
+        if with_buffer:
+            for tensor in (w, b):
+                tensor.grad_buffer = np.full(tensor.shape, np.nan)
+        found = []
+        for _ in range(2):  # the second walk adds
+            h = x
+            for _ in range(uses):
+                h = mg.tanh(mg.linear(h, w, b))
+            h.sum().backward()
+            found += [t.grad.numpy().copy() for t in (x, w, b) if t.grad is not None]
+        return found
+
+    for found, expected in zip(run(True), run(False), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_asking_for_a_gradient_leaves_the_buffer_alone() -> None:
+    x, w = leaf(4, 3).detach(), leaf(2, 3)
+    w.grad_buffer = np.zeros((2, 3))
+    (g,) = mg.gradients(mg.linear(x, w).sum(), [w])
+    right = g.numpy().copy()
+    assert w.grad is None
+    (5 * mg.linear(x, w)).sum().backward()
+    np.testing.assert_array_equal(g.numpy(), right)
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad.numpy(), 5 * right)
+    w.zero_grad()
+    mg.linear(x, w).sum().backward()
+    np.testing.assert_array_equal(w.grad_buffer, right)
+
+
+def test_a_buffer_given_late_takes_the_gradient_over() -> None:
+    x = leaf(2)
+    (3 * x).sum().backward()
+    x.grad_buffer = np.zeros(2)
+    np.testing.assert_array_equal(x.grad_buffer, [3.0, 3.0])
+    x.grad = mg.tensor(np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(x.grad_buffer, [1.0, 2.0])
+    x.grad_buffer = None
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), [1.0, 2.0])
+    with pytest.raises(ShapeError, match="buffer"):
+        x.grad_buffer = np.zeros(3)
+    with pytest.raises(ShapeError, match="float32"):
+        x.grad_buffer = np.zeros(2, "float32")
+    with pytest.raises(ShapeError):
+        x.grad = mg.zeros(3)
+
+
+# ----- Hooks ----------------------------------------------------------------------------------------------
+
+
+def test_hooks_fire_as_soon_as_a_gradient_is_final() -> None:
+    """The hook of a late layer's weight runs before the walk comes to early layers."""
+    events = []
+    with declaring():
+        from minigrad.operation import elementwise
+
+        def slope(xp, v, layer):
+            events.append(f"layer {layer}")
+            return v
+
+        @elementwise(x=slope)
+        def watched(xp, x, /, *, layer):
+            return x
+
+        weights = [leaf(3, seed=k) for k in range(4)]
+        h = leaf(3, seed=9)
+        for k, w in enumerate(weights):
+            w.register_post_accumulate_grad_hook(lambda w, k=k: events.append(f"weight {k}"))
+            h = watched(h, layer=k) * w
+        h.sum().backward()
+    assert events == [f"{what} {k}" for k in (3, 2, 1, 0) for what in ("weight", "layer")]
+
+
+def test_a_tied_weight_is_final_after_its_earliest_use() -> None:
+    seen = []
+    w, x = leaf(3), leaf(3, seed=1)
+    w.register_post_accumulate_grad_hook(lambda w: seen.append(w.grad.numpy().copy()))
+    ((x * w) * w).sum().backward()
+    assert len(seen) == 1
+    np.testing.assert_allclose(seen[0], 2 * x.data * w.data)
+
+
+def test_hooks_can_be_removed_even_while_they_run() -> None:
+    x, seen = leaf(3), []
+
+    def once(x: mg.Tensor) -> None:
+        seen.append("once")
+        remove()
+
+    remove = x.register_post_accumulate_grad_hook(once)
+    x.register_post_accumulate_grad_hook(lambda x: seen.append("always"))
+    x.sum().backward()
+    x.sum().backward()
+    assert seen == ["once", "always", "always"]
+
+
+def test_a_leaf_that_is_an_output_too_is_final_last() -> None:
+    x = leaf(3)
+    seen = []
+    x.register_post_accumulate_grad_hook(lambda x: seen.append(x.grad.numpy().copy()))
+    y = (2 * x).sum()
+    assert x.node is not None
+    assert y.node is not None
+    pull([x.node, y.node], [np.ones(3), np.asarray(1.0)])
+    np.testing.assert_array_equal(seen, [np.full(3, 3.0)])
+
+
+# ----- Start and stop ------------------------------------------------------------------------------------
+
+
+def test_gradients_of_tensors_inside_a_graph() -> None:
+    x = leaf(3)
+    h = mg.exp(x)
+    y = (h * h * x).sum()
+    dh, dx = mg.gradients(y, (h, x), retain_graph=True)
+    np.testing.assert_allclose(dh.numpy(), 2 * h.data * x.data)
+    np.testing.assert_allclose(dx.numpy(), 2 * h.data**2 * x.data + h.data**2)
+    assert x.grad is None
+    assert mg.gradients(y, {"h": [h]}, retain_graph=True)["h"][0].shape == (3,)
+    np.testing.assert_array_equal(mg.gradients(h, h, cotangents=np.full(3, 2.0)).numpy(), np.full(3, 2.0))
+
+
+def test_gradients_say_which_input_is_not_used() -> None:
+    x, z = leaf(3), leaf(3)
+    y = (x * x).sum()
+    with pytest.raises(GraphError, match="input 1; pass allow_unused"):
+        mg.gradients(y, [x, z], retain_graph=True)
+    used, unused = mg.gradients(y, [x, z], allow_unused=True)
+    assert used is not None
+    assert unused is None
+    with pytest.raises(GraphError, match="requires no gradient"):
+        mg.gradients(y, [mg.tensor(1.0)])
+
+
+def test_the_walk_stops_at_its_targets() -> None:
+    visited = []
+    with declaring():
+        from minigrad.operation import elementwise
+
+        def slope(xp, v, name):
+            visited.append(name)
+            return v
+
+        @elementwise(x=slope)
+        def watched(xp, x, /, *, name):
+            return x
+
+        x, w = leaf(3), leaf(3)
+        h = watched(x, name="before")
+        y = (watched(h, name="after") * watched(w, name="aside")).sum()
+        mg.gradients(y, [h])
+    assert visited == ["after"]
+
+
+def chain(w: list[mg.Tensor], x: mg.Tensor) -> mg.Tensor:
+    """Weights used once, one tied, one seen through a cast, and a fused layer."""
+    h = mg.tanh(x @ w[0])
+    h = mg.linear(h, w[1].astype("float64"), w[2])
+    return (mg.layer_norm(h, None, w[2]) @ w[0]) * w[2]
+
+
+def make_chain() -> tuple[list[mg.Tensor], mg.Tensor]:
+    return [leaf(3, 3, seed=1), leaf(3, 3, seed=2, dtype="float32"), leaf(3, seed=3)], leaf(4, 3, seed=4)
+
+
+def test_postponed_gradients_have_the_same_bits() -> None:
+    w, x = make_chain()
+    chain(w, x).sum().backward()
+    whole = [t.grad.numpy().tobytes() for t in (*w, x) if t.grad is not None]
+
+    w, x = make_chain()
+    y = chain(w, x).sum()
+    assert x.node is not None
+    assert y.node is not None
+    found, later = pull([y.node], [np.asarray(1.0)], targets=[x.node], postpone=True)
+    assert all(t.grad is None for t in (*w, x))
+    assert later is not None
+    later.run()
+    parts = [t.grad.numpy().tobytes() for t in w if t.grad is not None] + [found[x.node].tobytes()]
+    assert parts == whole
+    before = [t.grad.numpy().copy() for t in w if t.grad is not None]
+    later.run()  # nothing is left to do
+    for t, b in zip(w, before, strict=True):
+        assert t.grad is not None
+        np.testing.assert_array_equal(t.grad.numpy(), b)
+
+
+@given(programs(leaves=3), st.data())
+def test_any_graph_can_be_walked_in_two_phases(program: Program, data) -> None:
+    values = [data.draw(arrays((2, 2))) for _ in range(3)]
+
+    def leaves() -> list[mg.Tensor]:
+        return [mg.tensor(v, requires_grad=True) for v in values]
+
+    def loss(xs: list[mg.Tensor]) -> mg.Tensor:
+        return (program(*xs) * program(*xs[::-1])).sum()
+
+    whole, split = leaves(), leaves()
+    y = loss(whole)
+    y.backward()
+    z = loss(split)
+    target = split[data.draw(st.integers(0, 2))]
+    assert z.node is not None
+    assert target.node is not None
+    found, later = pull([z.node], [np.ones(())], targets=[target.node], postpone=True)
+    assert later is not None
+    later.run()
+    for a, b in zip(whole, split, strict=True):
+        right = None if a.grad is None else a.grad.numpy()
+        got = found[target.node] if b is target else None if b.grad is None else b.grad.numpy()
+        assert (right is None) == (got is None)
+        if right is not None:
+            assert np.asarray(got).tobytes() == right.tobytes()
+
+
+def test_an_output_that_reaches_no_target_is_postponed_too() -> None:
+    x, w = leaf(3), leaf(3, seed=1)
+    first, second = (x * w).sum(), (w * w).sum()
+    assert first.node is not None
+    assert second.node is not None
+    assert x.node is not None
+    one = np.asarray(1.0)
+    _, later = pull([first.node, second.node], [one, one], targets=[x.node], postpone=True)
+    assert later is not None
+    later.run()
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad.numpy(), x.data + 2 * w.data)
+
+
+def test_postponing_with_several_outputs() -> None:
+    with declaring():
+        operation = polar()
+        x, w = leaf(3), mg.tensor(np.arange(1.0, 4.0), requires_grad=True)
+        h = mg.exp(x)
+        product, ratio, _ = operation(h, w)
+        y = (product * ratio).sum()  # = h²
+        assert h.node is not None
+        assert y.node is not None
+        found, later = pull([y.node], [np.ones(())], targets=[h.node], postpone=True)
+        assert later is not None
+        later.run()
+    np.testing.assert_allclose(found[h.node], 2 * h.data)
+    assert w.grad is not None
+    assert x.grad is not None
+    np.testing.assert_allclose(w.grad.numpy(), np.zeros(3), atol=1e-12)
+    np.testing.assert_allclose(x.grad.numpy(), 2 * h.data**2)
+
+
+# ----- Release ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_backward_names_the_operation() -> None:
+    x = leaf(3)
+    y = mg.exp(x).sum()
+    y.backward()
+    with pytest.raises(GraphError, match=r"sum \(node \d+\) had saved were released.*retain_graph=True"):
+        y.backward()
+
+
+def test_a_retained_graph_can_be_walked_again() -> None:
+    x = leaf(3)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), 4 * x.data)
+    with pytest.raises(GraphError, match="released"):
+        y.backward()
+
+
+def test_a_released_graph_cannot_be_pushed_either() -> None:
+    x = leaf(3)
+    y = mg.exp(x).sum()
+    assert x.node is not None
+    assert y.node is not None
+    (tangent,) = push([y.node], {x.node: np.ones(3)})
+    np.testing.assert_allclose(tangent, np.exp(x.data).sum())
+    y.backward()
+    with pytest.raises(GraphError, match="released"):
+        push([y.node], {x.node: np.ones(3)})
+
+
+def test_saved_arrays_are_dropped_as_the_walk_passes() -> None:
+    gc.disable()
+    try:
+        x = leaf(1000)
+        h = mg.exp(x)
+        y = mg.tanh(h).sum()
+        kept = weakref.ref(h.data)
+        del h
+        assert kept() is not None
+        y.backward()
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def test_an_intermediate_array_nobody_needs_dies_at_once() -> None:
+    x = leaf(1000)
+    h = x + 1.0  # addition saves nothing
+    kept = weakref.ref(h.data)
+    y = h + 1.0
+    del h
+    assert kept() is None
+    y.sum().backward()
+
+
+# ----- What a walk refuses ----------------------------------------------------------------------------------
+
+
+def test_backward_wants_one_number_a_graph_and_a_fitting_cotangent() -> None:
+    x = leaf(2, 3)
+    with pytest.raises(GraphError, match=r"this output has shape \(2, 3\); reduce it first"):
+        (x * x).backward()
+    with pytest.raises(GraphError, match="no graph to walk"):
+        mg.tensor(1.0).backward()
+    with pytest.raises(GraphError, match="no graph to walk"):
+        x.detach().sum().backward()
+    with pytest.raises(ShapeError, match=r"cotangent has shape \(3,\), but the output has shape \(2, 3\)"):
+        (x * x).backward(np.ones(3))
+    (x * x).sum(axis=0, keepdims=True)[:, 0].backward()  # one element, any shape
+    x.zero_grad()
+    (x * 2.0).backward(np.ones((2, 3), "float32"))
+    assert x.grad is not None
+    assert x.grad.dtype == np.float64
+
+
+def test_a_rule_with_the_wrong_shape_is_named() -> None:
+    with declaring():
+        from minigrad.operation import elementwise
+
+        @elementwise(x=lambda xp, v: xp.sum(v, axis=0))
+        def forgetful(xp, x, /):
+            return x * 1.0
+
+        with pytest.raises(
+            ShapeError, match=r"forgetful: its derivative rule returned shape \(3,\) for .*\(2, 3\)"
+        ):
+            forgetful(leaf(2, 3)).sum().backward()
+
+
+# ----- Order ------------------------------------------------------------------------------------------------
+
+
+@given(programs())
+def test_every_node_is_newer_than_its_inputs_and_visited_once(program: Program) -> None:
+    y = program(leaf(2, 2), leaf(2, 2, seed=1))
+    if y.node is None:
+        return
+    order = gather([y.node])
+    assert len(set(order)) == len(order)
+    place = {node: k for k, node in enumerate(order)}
+    for node in order:
+        for edge in node.inputs:
+            if edge is not None:
+                assert edge.number < node.number
+                assert place[edge] > place[node]
