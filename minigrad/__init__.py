@@ -10,7 +10,7 @@ if not (Path(__file__).parent / "nn" / "__init__.py").is_file():
     # A checkout without links: nn/ and dist/ lie beside this folder.
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
-from minigrad import errors, mutation, ops, random
+from minigrad import errors, mutation, ops, random, testing
 from minigrad.backend import boolean as bool
 from minigrad.backend import (
     float16,

@@ -56,24 +56,22 @@ def check_gradients(
     unknown = set(modes) - {"reverse", "forward"}
     if unknown or not modes:
         raise UsageError(f'modes are "reverse" and "forward"; got {list(modes)}')
-    points = [numpy.asarray(a.data if isinstance(a, Tensor) else a, "float64") for a in x]
-    for place, given in enumerate(x):
-        kind = getattr(given, "dtype", numpy.dtype("float64")).kind
-        if kind not in "fV":
-            raise DTypeError(f"argument {place} is {given.dtype}; close over what has no derivative")
-    names = _names(f, len(x))
+    points = [a.numpy() if isinstance(a, Tensor) else numpy.asarray(a) for a in x]
+    for place, (given, point) in enumerate(zip(x, points, strict=True)):
+        if hasattr(given, "dtype") and point.dtype.kind not in "fV":
+            raise DTypeError(f"argument {place} is {point.dtype}; close over what has no derivative")
+    points = [point.astype("float64") for point in points]
 
     def outputs(*values: Tensor) -> list[Tensor]:
         return [y if isinstance(y, Tensor) else Tensor(y) for y in flatten(f(*values))]
 
-    _Check(tuple(modes), tolerance, numpy.random.default_rng(seed)).run(outputs, points, names, order, "")
+    _Check(tuple(modes), tolerance, numpy.random.default_rng(seed)).run(
+        outputs, points, _names(f, len(x)), order, ""
+    )
 
 
 def _names(f: Callable[..., Any], count: int) -> list[str]:
-    try:
-        parameters = inspect.signature(f).parameters.values()
-    except (TypeError, ValueError):
-        parameters = {}.values()
+    parameters = inspect.signature(f).parameters.values()
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [f"{i} ({known[i]})" if i < len(known) else str(i) for i in range(count)]
 
@@ -88,35 +86,32 @@ class _Check:
         """Compare the first derivatives of f, then those of these. `over` says of what f is a derivative."""
         if order < 1:
             return
-        values = _evaluate(f, x)
-        smooth = [k for k, value in enumerate(values) if value.dtype.kind == "f"]
+        outputs = _evaluate(f, x)
+        smooth = [k for k, value in enumerate(outputs) if value.dtype.kind == "f"]
+        values = [outputs[k] for k in smooth]
 
         def g(*tensors: Tensor) -> list[Tensor]:
             results = f(*tensors)
             return [results[k] for k in smooth]
 
-        v = [self.random.normal(size=values[k].shape) for k in smooth]
+        v = [self.random.normal(size=value.shape) for value in values]
         t = [self.random.normal(size=a.shape) for a in x]
         pulled: Arrays = []
         if "reverse" in self.modes:
             results, transposed = vjp(g, *map(Tensor, x))
-            self.same_values(values, smooth, results, "reverse" + over)
+            self.same(results, values, values, "reverse" + over + ", value of output {}")
             pulled = [c.data for c in transposed([Tensor(c) for c in v])]
             for i, name in enumerate(names):
-                self.reverse(g, x, v, t[i], i, pulled[i], f"reverse{over}, argument {name}")
+                self.reverse(g, x, v, t, i, pulled[i], values, f"reverse{over}, argument {name}")
         if "forward" in self.modes:
             for i, name in enumerate(names):
-                direction = [a if k == i else numpy.zeros_like(a) for k, a in enumerate(t)]
-                results, moved = jvp(g, tuple(map(Tensor, x)), tuple(map(Tensor, direction)))
-                self.same_values(values, smooth, results, "forward" + over)
-                expected = differences(g, x, direction)
-                for k, tangent, difference in zip(smooth, moved, expected, strict=True):
-                    where = f"forward{over}, argument {name}, output {k}, along a random direction"
-                    self.compare(tangent.data, difference, where, _scale(expected))
-                if "reverse" in self.modes:
-                    self.same_inner(
-                        pulled[i], t[i], v, [a.data for a in moved], f"both walks{over}, argument {name}"
-                    )
+                along = [Tensor(a if k == i else 0.0 * a) for k, a in enumerate(t)]
+                results, moved = jvp(g, tuple(map(Tensor, x)), tuple(along))
+                self.same(results, values, values, "forward" + over + ", value of output {}")
+                where = f"forward{over}, argument {name}, output {{}}, along a random direction"
+                self.same(moved, _differences(g, x, i, t[i]), values, where)
+                if pulled:
+                    _agree(pulled[i], t[i], v, [a.data for a in moved], f"both walks{over}, argument {name}")
         if order > 1:
             self.higher(g, x, v, t, names, order, over)
 
@@ -139,48 +134,41 @@ class _Check:
             more = [f"tangent {k}" for k in range(count)]
             self.run(pushed, [*x, *t], names + more, order - 1, f" over forward{over}")
 
-    def reverse(self, g: Function, x: Arrays, v: Arrays, t: Any, i: int, pulled: Any, where: str) -> None:
+    def reverse(
+        self, g: Function, x: Arrays, v: Arrays, t: Arrays, i: int, pulled: Any, values: Arrays, where: str
+    ) -> None:
         """Compare ⟨Jᵀ v, t⟩ with ⟨v, J t⟩ along argument i; where they differ, look for the entry."""
-        assert pulled.shape == x[i].shape, f"{where}: its gradient has shape {pulled.shape}, not {x[i].shape}"
-        direction = [t if k == i else numpy.zeros_like(a) for k, a in enumerate(x)]
-        found, expected = float(numpy.sum(pulled * t)), _inner(v, differences(g, x, direction))
-        scale = max(1.0, float(numpy.sum(numpy.abs(pulled * t))), abs(expected))
+        if pulled.shape != x[i].shape:
+            raise AssertionError(f"{where}: its gradient has shape {pulled.shape}, not {x[i].shape}")
+        found, expected = _inner([pulled], [t[i]]), _inner(v, _differences(g, x, i, t[i]))
+        scale = _scale(
+            [pulled * t[i], numpy.asarray(expected)], [a * b for a, b in zip(v, values, strict=True)]
+        )
         if abs(found - expected) <= self.tolerance * scale:
             return
         each = numpy.zeros_like(x[i])
         for entry in numpy.ndindex(x[i].shape):
             unit = numpy.zeros_like(x[i])
             unit[entry] = 1.0
-            along = [unit if k == i else numpy.zeros_like(a) for k, a in enumerate(x)]
-            each[entry] = _inner(v, differences(g, x, along))
-        self.compare(pulled, each, where, _scale([each]))
+            each[entry] = _inner(v, _differences(g, x, i, unit))
+        self.same([Tensor(pulled)], [each], values, where)
         raise AssertionError(f"{where}: ⟨Jᵀ v, t⟩ = {found:.10g}, but ⟨v, J t⟩ = {expected:.10g}")
 
-    def compare(self, found: Any, expected: Any, where: str, scale: float) -> None:
-        assert found.shape == expected.shape, f"{where}: shape {found.shape}, expected {expected.shape}"
-        # Written so that a NaN on one side fails.
-        same = numpy.abs(found - expected) <= self.tolerance * scale
-        wrong = ~(same | (numpy.isnan(found) & numpy.isnan(expected)))
-        if not numpy.any(wrong):
-            return
-        distance = numpy.where(wrong, numpy.nan_to_num(numpy.abs(found - expected), nan=numpy.inf), -1.0)
-        entry = tuple(int(k) for k in numpy.unravel_index(numpy.argmax(distance), distance.shape))
-        raise AssertionError(
-            f"{where}: worst at entry {entry}: got {found[entry]:.10g}, central differences say "
-            f"{expected[entry]:.10g} ({int(numpy.sum(wrong))} of {wrong.size} entries differ)"
-        )
-
-    def same_inner(self, pulled: Any, t: Any, v: Arrays, moved: Arrays, where: str) -> None:
-        reverse, forward = _inner([pulled], [t]), _inner(v, moved)
-        sizes = [numpy.abs(a * b) for a, b in zip([pulled, *v], [t, *moved], strict=True)]
-        scale = max(1.0, *(float(numpy.sum(size)) for size in sizes))
-        assert not abs(reverse - forward) > 1e-9 * scale, (
-            f"{where}: the reverse walk gives ⟨Jᵀ v, t⟩ = {reverse:.12g}, the forward walk ⟨v, J t⟩ = {forward:.12g}"
-        )
-
-    def same_values(self, values: Arrays, smooth: list[int], results: list[Tensor], where: str) -> None:
-        for k, result in zip(smooth, results, strict=True):
-            self.compare(result.data, values[k], f"{where}, value of output {k}", _scale([values[k]]))
+    def same(self, found: list[Tensor], expected: Arrays, values: Arrays, where: str) -> None:
+        """Compare arrays entry by entry; a NaN is never right."""
+        scale = _scale(expected, values)
+        for k, (result, b) in enumerate(zip(found, expected, strict=True)):
+            a, name = result.data, where.format(k)
+            if a.shape != b.shape:
+                raise AssertionError(f"{name}: shape {a.shape}, expected {b.shape}")
+            distance = numpy.where(a == b, 0.0, numpy.nan_to_num(numpy.abs(a - b), nan=numpy.inf))
+            wrong = distance > self.tolerance * scale
+            if numpy.any(wrong):
+                entry = tuple(int(n) for n in numpy.unravel_index(numpy.argmax(distance), distance.shape))
+                raise AssertionError(
+                    f"{name}: worst at entry {entry}: got {a[entry]:.10g}, central differences say "
+                    f"{b[entry]:.10g} ({int(numpy.sum(wrong))} of {wrong.size} entries differ)"
+                )
 
 
 def _evaluate(f: Function, x: Arrays) -> Arrays:
@@ -188,25 +176,39 @@ def _evaluate(f: Function, x: Arrays) -> Arrays:
         return [y.data for y in f(*map(Tensor, x))]
 
 
-def differences(f: Function, x: Arrays, direction: Arrays) -> Arrays:
-    """J t by a five-point formula, whose error is of fourth order in the step."""
-    largest = max((float(numpy.max(numpy.abs(t), initial=0.0)) for t in direction), default=0.0)
-    step = 1e-3 / max(largest, 1e-30)
-    total: Any = None
-    for place, weight in ((1, 8.0), (-1, -8.0), (2, -1.0), (-2, 1.0)):
-        moved = _evaluate(f, [a + place * step * t for a, t in zip(x, direction, strict=True)])
-        parts = [weight * y for y in moved]
-        total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
-    return [numpy.asarray(y / (12.0 * step)) for y in total]
+def _agree(pulled: Any, t: Any, v: Arrays, moved: Arrays, where: str) -> None:
+    """Raise AssertionError unless ⟨Jᵀ v, t⟩ = ⟨v, J t⟩ but for rounding."""
+    reverse, forward = _inner([pulled], [t]), _inner(v, moved)
+    sizes = [numpy.sum(numpy.abs(a * b)) for a, b in zip([pulled, *v], [t, *moved], strict=True)]
+    if not abs(reverse - forward) <= 1e-9 * max(1e-3, *map(float, sizes)):
+        raise AssertionError(
+            f"{where}: the reverse walk gives ⟨Jᵀ v, t⟩ = {reverse:.12g}, "
+            f"the forward walk ⟨v, J t⟩ = {forward:.12g}"
+        )
+
+
+def _differences(f: Function, x: Arrays, i: int, t: Any) -> Arrays:
+    """J t along argument i by a five-point formula, whose error is of fourth order in the step."""
+    step = 1e-3 / max(1e-30, float(numpy.max(numpy.abs(t), initial=0.0)))
+
+    def moved(steps: int) -> Arrays:
+        return _evaluate(f, [a + steps * step * t if k == i else a for k, a in enumerate(x)])
+
+    points = zip(moved(1), moved(-1), moved(2), moved(-2), strict=True)
+    return [numpy.asarray((8.0 * (b - a) - (d - c)) / (12.0 * step)) for b, a, d, c in points]
 
 
 def _inner(a: Arrays, b: Arrays) -> float:
     return float(sum(numpy.sum(p * q) for p, q in zip(a, b, strict=True)))
 
 
-def _scale(arrays: Arrays) -> float:
-    finite = [numpy.abs(a[numpy.isfinite(a)]) for a in arrays]
-    return max([1.0, *(float(numpy.max(a, initial=0.0)) for a in finite)])
+def _scale(derivatives: Arrays, values: Arrays) -> float:
+    """What a tolerance is relative to: the largest derivative, but not less than what rounding of the values
+    leaves in a difference.
+    """
+    sizes = [(a, 1.0) for a in derivatives] + [(a, 1e-3) for a in values]
+    finite = [share * numpy.abs(a[numpy.isfinite(a)]) for a, share in sizes]
+    return max(1e-6, *(float(numpy.max(a, initial=0.0)) for a in finite))
 
 
 # ----- Strategies for Hypothesis ------------------------------------------------------------------
@@ -222,7 +224,7 @@ def shapes(*, dimensions: int = 3, shortest: int = 0, longest: int = 4) -> Searc
 def broadcastable_shapes(
     count: int = 2, *, dimensions: int = 3, shortest: int = 0, longest: int = 4
 ) -> SearchStrategy[tuple[Shape, ...]]:
-    """`count` shapes that broadcast together: a common shape with axes cut to 1 or, if they lead, left out."""
+    """`count` shapes that broadcast together: one shape with axes cut to 1 and leading ones left out."""
     from hypothesis import strategies as st
 
     @st.composite

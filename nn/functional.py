@@ -9,18 +9,18 @@ from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.ops import cross_entropy as _cross_entropy
 from minigrad.ops import (
     gelu,
-    linear,
-    log_softmax,
     permute_dims,
     relu,
     scaled_dot_product_attention,
     self_attention,
     sigmoid,
-    softmax,
     take,
     tanh,
 )
 from minigrad.ops import layer_norm as _layer_norm
+from minigrad.ops import linear as _linear
+from minigrad.ops import log_softmax as _log_softmax
+from minigrad.ops import softmax as _softmax
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -50,6 +50,21 @@ def cross_entropy(input: Any, target: Any, *, ignore_index: int = -100, reductio
     if x.ndim > 2:
         x = permute_dims(x, (0, *range(2, x.ndim), 1))
     return _cross_entropy(x, target, ignore_index=ignore_index, reduction=reduction)
+
+
+def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
+    """y = x Wᵀ + b over the last axis: input (..., in), weight (out, in), bias (out,) → (..., out)."""
+    return _linear(input, weight, bias)
+
+
+def softmax(input: Any, dim: int = -1) -> Tensor:
+    """eˣ / Σ eˣ over axis `dim`."""
+    return _softmax(input, axis=dim)
+
+
+def log_softmax(input: Any, dim: int = -1) -> Tensor:
+    """x - ln Σ eˣ over axis `dim`."""
+    return _log_softmax(input, axis=dim)
 
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:

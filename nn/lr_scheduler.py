@@ -11,17 +11,15 @@ from minigrad.nn.optim import Optimizer
 
 
 class LambdaLR:
-    """Set each group's rate to its starting rate times `factor(step)`; step 0 applies at once, `step()` goes
-    on.
-    """
+    """Set each group's rate to its starting rate times `lr_lambda(step)`, from step 0 on; `step()` goes on."""
 
-    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
-        self.optimizer, self.factor, self.last_epoch = optimizer, factor, 0
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float]) -> None:
+        self.optimizer, self.lr_lambda, self.last_epoch = optimizer, lr_lambda, 0
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self._apply()
 
     def _apply(self) -> None:
-        scale = self.factor(self.last_epoch)
+        scale = self.lr_lambda(self.last_epoch)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * scale
 

@@ -169,7 +169,7 @@ class Module:
             if isinstance(value, kind) and getattr(value, "persistent", True)
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy values by name into parameters and buffers.
 
         Raises UsageError or ShapeError, before anything is changed, listing every key that is missing or

@@ -25,16 +25,14 @@ BLOCK = 1 << 15
 class Optimizer:
     """Parameters in groups, each with its own settings; subclasses say what a step does to one piece of them.
 
-    `parameters` is an iterable of parameters, or of dicts with "params" and settings that differ from the
+    `params` is an iterable of parameters, or of dicts with "params" and settings that differ from the
     defaults. Raises UsageError for no parameters, the same one twice, and those that cannot have a gradient.
     """
 
     state_names: tuple[str, ...] = ()
 
-    def __init__(
-        self, parameters: Iterable[Parameter] | Iterable[Mapping[str, Any]], **defaults: Any
-    ) -> None:
-        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    def __init__(self, params: Iterable[Parameter] | Iterable[Mapping[str, Any]], **defaults: Any) -> None:
+        given: list[Any] = [params] if isinstance(params, Tensor) else list(params)
         grouped = any(isinstance(one, Mapping) for one in given)
         self.param_groups = [
             self._group(one, defaults) for one in (given if grouped else [{"params": given}])
@@ -285,13 +283,13 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Mapping[str, Any]],
+        params: Iterable[Parameter] | Iterable[Mapping[str, Any]],
         lr: float = 1e-3,
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        super().__init__(parameters, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
 
     def check(self, settings: Mapping[str, Any]) -> None:
         lr, eps, decay, betas = (settings[name] for name in ("lr", "eps", "weight_decay", "betas"))

@@ -70,7 +70,7 @@ def add_parser(subparsers: Any) -> None:
         training,
         "learning_rate",
         float,
-        "its peak: it rises over a tenth of the steps, then falls as a cosine",
+        "its peak: it rises over a tenth of the steps (at least 50), then falls as a cosine",
     )
     _add(training, "seed", int, "the same seed gives the same run")
     folder = parser.add_argument_group("the run folder")

@@ -67,7 +67,7 @@ class Trainer:
         self.schedule = nn.lr_scheduler.WarmupCosine(
             self.optimizer,
             warmup_steps=settings.warmup_steps(),
-            total_steps=settings.steps,
+            total_steps=max(settings.steps, settings.warmup_steps()),
             minimum_ratio=MINIMUM_RATIO,
         )
         self.steps_done = 0

@@ -140,8 +140,8 @@ def scaled_dot_product_attention(
     """softmax(Q Kᵀ · scale) V, with scale 1/√width unless given.
 
     Shapes: query (..., queries, width), key (..., keys, width), value (..., keys, width of values). With
-    `is_causal`, query i sees the keys up to its own place, the ends of both aligned (so that one new query
-    sees a whole cache). Raises ShapeError where they do not fit.
+    `is_causal`, query i sees the keys up to its own place, the ends of both aligned, so that one new query
+    sees a whole cache (torch aligns the beginnings). Raises ShapeError where they do not fit.
     """
     if (
         query.shape[-1] != key.shape[-1]

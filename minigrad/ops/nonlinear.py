@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from minigrad.backend import namespace
+from minigrad.backend import host, namespace
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import erf, sqrt, tanh, where
@@ -230,6 +230,12 @@ def cross_entropy(
         raise UsageError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
     classes, shape = logits.shape[-1], targets.shape
     flat = targets.reshape(math.prod(shape))
+    if namespace(flat.data) is host:  # a GPU would have to be waited for
+        wrong = ((flat.data < 0) | (flat.data >= classes)) & (flat.data != ignore_index)
+        if wrong.any():
+            raise UsageError(
+                f"cross_entropy: target {flat.data[wrong][0]} is none of {classes} classes, from 0 on"
+            )
     losses = _cross_entropy(logits.reshape(math.prod(shape), classes), flat, ignore_index=ignore_index)
     if reduction == "none":
         return losses.reshape(shape)

@@ -19,7 +19,7 @@ def declaring() -> Iterator[None]:
 
 
 def polar() -> Callable[..., Any]:
-    """An operation with two outputs, radius and angle-like ratio, and an unused integer one: (x, y) ↦ (xy, x/y, 7)."""
+    """An operation with two outputs that have derivatives, and one of integers: (x, y) ↦ (xy, x/y, 7)."""
 
     def pull(xp: Any, v: Any, needs: Any, x: Any, y: Any) -> Any:
         product, ratio, _ = v

@@ -86,7 +86,7 @@ def binary(call: Any, expected: Any, *, positive: bool = False) -> list[Example]
 
 
 def one(name: str, expected: Any, *inputs: np.ndarray, not_strict: str = "", **parameters: Any) -> Example:
-    call = PRIVATE.get(name) or OPERATIONS[name].public
+    call: Any = PRIVATE.get(name) or OPERATIONS[name].public
     return Example(lambda *x: call(*x, **parameters), inputs, expected, not_strict)
 
 
@@ -132,6 +132,45 @@ def added(values: np.ndarray, index: Any, into: tuple[int, ...]) -> np.ndarray:
     out = np.zeros(into)
     np.add.at(out, index, values)
     return out
+
+
+def reductions(name: str, expected: Any) -> list[Example]:
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        ((2, 3), {}),
+        ((2, 3), {"axis": 0}),
+        ((2, 3, 2), {"axis": (-1, 0)}),
+        ((2, 3), {"axis": 1, "keepdims": True}),
+        ((), {}),
+        ((0, 3), {"axis": 1}),
+    ]
+    return [one(name, lambda x, p=p: expected(x, **p), spread(*s), **p) for s, p in cases]
+
+
+def comparison(name: str) -> list[Example]:
+    call, expected = getattr(mg, name), getattr(np, name)
+    return [
+        *binary(call, expected),
+        Example(lambda x: call(x, 0.5), (spread(3),), lambda x: expected(x, 0.5)),
+        Example(call, (spread(3), spread(3)), expected),
+    ]
+
+
+def attention_examples(causal: bool) -> list[Example]:
+    sizes: list[Any] = [
+        ((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2)),
+        ((1, 2, 2, 3), (1, 2, 4, 3), (1, 2, 4, 1)),
+        ((0, 2, 2, 3), (0, 2, 4, 3), (0, 2, 4, 3)),
+    ]
+    return [
+        one(
+            "attention",
+            lambda q, k, v: attend(q, k, v, causal, 0.7),
+            *(spread(*s) for s in three),
+            causal=causal,
+            scale=0.7,
+        )
+        for three in sizes
+    ]
 
 
 CONDITION = np.array([[True, False, True], [False, False, True]])
@@ -225,29 +264,13 @@ EXAMPLES: dict[str, list[Example]] = {
         ]
     ],
     "sum": [
-        one("sum", lambda x, p=p: np.sum(x, **p), spread(*s), **p)
-        for s, p in [
-            ((2, 3), {}),
-            ((2, 3), {"axis": 0}),
-            ((2, 3, 2), {"axis": (-1, 0)}),
-            ((2, 3), {"axis": 1, "keepdims": True}),
-            ((2, 3), {"axis": ()}),
-            ((), {}),
-            ((0, 3), {"axis": 0}),
-            ((0, 3), {"axis": 1}),
-        ]
+        *reductions("sum", np.sum),
+        one("sum", lambda x: x, spread(2, 3), axis=()),
+        one("sum", lambda x: x.sum(axis=0), spread(0, 3), axis=0),
     ],
-    "attention": [
-        one(
-            "attention", lambda *x, c=c: attend(*x, c, 0.7), *(spread(*s) for s in sizes), causal=c, scale=0.7
-        )
-        for c in (False, True)
-        for sizes in [
-            ((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2)),
-            ((1, 2, 2, 3), (1, 2, 4, 3), (1, 2, 4, 1)),
-            ((0, 2, 2, 3), (0, 2, 4, 3), (0, 2, 4, 3)),
-        ]
-    ],
+    "max": reductions("max", np.max),
+    "min": reductions("min", np.min),
+    "attention": [*attention_examples(False), *attention_examples(True)],
     "self_attention": [
         one("self_attention", lambda x, c=c: attend_packed(x, 2, c), spread(2, 3, 12), heads=2, causal=c)
         for c in (False, True)
@@ -313,19 +336,6 @@ EXAMPLES: dict[str, list[Example]] = {
         )
         for t in (TARGETS, TARGETS[:0])
     ],
-} | {
-    name: [
-        one(name, lambda x, p=p, r=reference: r(x, **p), spread(*s), **p)
-        for s, p in [
-            ((2, 3), {}),
-            ((2, 3), {"axis": 0}),
-            ((2, 3, 2), {"axis": (-1, 0)}),
-            ((2, 3), {"axis": 1, "keepdims": True}),
-            ((), {}),
-            ((0, 3), {"axis": 1}),
-        ]
-    ]
-    for name, reference in (("max", np.max), ("min", np.min))
 }
 
 # Operations without a derivative: forward only.
@@ -341,15 +351,7 @@ CONSTANTS: dict[str, list[Example]] = {
         one("argmax", lambda x: np.argmax(x, axis=0, keepdims=True), spread(2, 3), axis=0, keepdims=True),
     ],
     **{
-        name: [
-            *binary(getattr(mg, name), getattr(np, name)),
-            Example(
-                lambda x, f=getattr(mg, name): f(x, 0.5),
-                (spread(3),),
-                lambda x, f=getattr(np, name): f(x, 0.5),
-            ),
-            Example(getattr(mg, name), (spread(3), spread(3)), getattr(np, name)),
-        ]
+        name: comparison(name)
         for name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
     },
 }

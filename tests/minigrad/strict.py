@@ -57,7 +57,7 @@ class StrictArray:
 
 
 def whole(index: Any) -> Any:
-    """Axes that an index leaves out are taken whole, which every library does and the standard leaves open."""
+    """Axes that an index leaves out are taken whole: everybody does, and the standard is silent."""
     parts = index if isinstance(index, tuple) else (index,)
     return parts if any(part is Ellipsis for part in parts) else (*parts, ...)
 
@@ -116,7 +116,7 @@ class StrictNamespace(backend.Namespace):
     def erf(self, x: StrictArray) -> StrictArray:
         return self.from_host(np.asarray(scipy.special.erf(self.to_host(x))))
 
-    def scatter_add(self, values: StrictArray, indices: StrictArray, rows: int) -> StrictArray:
+    def scatter_add(self, values: Any, indices: Any, rows: int) -> Any:
         wrapped = self.where(indices < 0, indices + rows, indices)
         hot = self.expand_dims(self.arange(rows), axis=1) == self.expand_dims(wrapped, axis=0)
         return self.matmul(hot.astype(values.dtype), values)

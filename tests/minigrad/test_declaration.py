@@ -42,7 +42,7 @@ def test_an_elementwise_operation_with_parameters() -> None:
     check_gradients(lambda x, y: scaled_sum(x, y), spread(2, 1), spread(3))
     check_gradients(lambda x, y: scaled_sum(x, y, slope=-3.0), spread(2), spread())
     with pytest.raises(TypeError, match=r"scaled_sum takes \['slope'\], got \['slop', 'slope'\]"):
-        scaled_sum(1.0, 2.0, slop=3.0)
+        scaled_sum(1.0, 2.0, slop=3.0)  # type: ignore[call-arg]
 
 
 def test_a_linear_operation() -> None:
@@ -52,7 +52,7 @@ def test_a_linear_operation() -> None:
 
     check_gradients(lambda x: average(x, width=3), spread(2, 3))
     with pytest.raises(TypeError, match=r"average takes \['width'\], got \[\]"):
-        average(spread(3))
+        average(spread(3))  # type: ignore[call-arg]
 
 
 def test_a_general_operation_with_any_number_of_inputs() -> None:
@@ -106,7 +106,7 @@ def test_a_constant_operation() -> None:
     assert above(mg.tensor([1.0, -1.0], requires_grad=True)).tolist() == [True, False]
     assert above(2.0, limit=3.0).item() is False
     with pytest.raises(DTypeError, match="above"):
-        above(2.0, limt=3.0)
+        above(2.0, limt=3.0)  # type: ignore[call-arg]
 
 
 def test_rules_ask_only_for_what_there_is() -> None:
@@ -145,11 +145,11 @@ def test_rules_ask_only_for_what_there_is() -> None:
 
 def test_the_number_of_inputs_is_checked() -> None:
     with pytest.raises(TypeError, match="where takes 3 inputs, got 2"):
-        mg.where(True, 1.0)
+        mg.where(True, 1.0)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="concat takes at least one input, got 0"):
         mg.concat([])
     with pytest.raises(TypeError, match="scatter_add takes"):
-        mg.scatter_add(spread(2, 2), np.array([0, 1]))
+        mg.scatter_add(spread(2, 2), np.array([0, 1]))  # type: ignore[call-arg]
 
 
 def test_complaints_name_operation_and_shapes() -> None:
@@ -163,13 +163,13 @@ def test_complaints_name_operation_and_shapes() -> None:
         x[5]
     with pytest.raises(ShapeError, match="sum"):
         mg.sum(x, axis=2)
-    with pytest.raises(ShapeError, match="max.*zero-size"):
+    with pytest.raises(ShapeError, match=r"max.*zero-size"):
         mg.max(mg.zeros((0,)))
     with pytest.raises(DTypeError, match="negative"):
         mg.negative(mg.tensor([True]))
     with pytest.raises(DTypeError, match="subtract"):
         mg.subtract(mg.tensor([True]), mg.tensor([True]))
-    with pytest.raises(DTypeError, match="type <U1|type object"):
+    with pytest.raises(DTypeError, match="got data of type <U1"):
         mg.add(x, "a")
     assert issubclass(ShapeError, ValueError)
     assert issubclass(DTypeError, TypeError)

@@ -193,7 +193,7 @@ def test_gelu_in_both_forms() -> None:
     x = spread(5)
     right = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x]
     np.testing.assert_allclose(mg.gelu(mg.tensor(x)).numpy(), right, rtol=1e-12)
-    with pytest.raises(UsageError, match='"none" or "tanh", not "sigmoid"|not \'sigmoid\''):
+    with pytest.raises(UsageError, match='approximate is "none" or "tanh", not'):
         mg.gelu(x, approximate="sigmoid")
 
 
@@ -217,8 +217,9 @@ def test_misuse_has_its_sentence() -> None:
         mg.cross_entropy(x, np.array([0, 1, 2]))
     with pytest.raises(UsageError, match="'average'"):
         mg.cross_entropy(x, np.array([0, 1]), reduction="average")
-    with pytest.raises(ShapeError, match=r"cross_entropy\(logits \(2, 3\).*out of bounds"):
-        mg.cross_entropy(x, np.array([0, 3]))
+    for wrong in (3, -1):
+        with pytest.raises(UsageError, match=f"target {wrong} is none of 3 classes"):
+            mg.cross_entropy(x, np.array([0, wrong]))
     q = mg.tensor(spread(1, 3, 2))
     with pytest.raises(ShapeError, match="do not fit"):
         mg.scaled_dot_product_attention(q, q[..., :1], q)

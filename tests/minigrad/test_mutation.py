@@ -63,13 +63,13 @@ def test_views_and_flat_buffers_are_compared_by_their_bytes() -> None:
 
 def test_forward_mode_over_a_recorded_graph_checks_too() -> None:
     w = leaf([1.0, 2.0])
+
+    def f(x):
+        y = mg.sin(x) * w
+        w.assign(7.0)
+        return y
+
     with pytest.raises(GraphError, match="changed in place"):
-
-        def f(x):
-            y = mg.sin(x) * w
-            w.assign(7.0)
-            return y
-
         mg.jvp(f, mg.tensor(np.ones(2)), mg.tensor(np.ones(2)))
 
 
@@ -107,7 +107,7 @@ def test_byte_ranges() -> None:
     class Foreign:
         size, shape, strides, dtype = 2, (2,), (4,), np.dtype("float32")
 
-        class data:  # noqa: N801  (CuPy's spelling)
+        class data:  # CuPy's spelling
             ptr = 100
 
     assert byte_range(Foreign()) == (100, 108)
@@ -121,12 +121,14 @@ def test_byte_ranges() -> None:
 
 
 def test_notes_die_with_their_memory() -> None:
-    before = len(mutation._ranges)
-    for _ in range(20):
+    def note() -> None:
         x = mg.tensor(np.zeros(3))
         x.assign(1.0)
         mutated(x.data[1:])
-    del x
+
+    before = len(mutation._ranges)
+    for _ in range(20):
+        note()
     assert len(mutation._ranges) <= before
 
 

@@ -1,6 +1,7 @@
 """What a Tensor is to somebody who knows NumPy."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ def leaf(*shape: int) -> mg.Tensor:
     return mg.tensor(spread(*shape), requires_grad=True)
 
 
-# ----- Making one -------------------------------------------------------------------------------------
+# ----- Making one ---------------------------------------------------------------------------------
 
 
 def test_dtypes_of_what_it_is_made_of() -> None:
@@ -72,9 +73,7 @@ def test_integers_have_no_gradient() -> None:
 
 
 def test_devices() -> None:
-    with pytest.raises(
-        DeviceError, match='unknown device \'tpu\'; expected "cpu", "gpu" or "gpu:N"|unknown device'
-    ):
+    with pytest.raises(DeviceError, match="unknown device 'tpu'; expected"):
         mg.tensor(1.0, device="tpu")
     assert mg.tensor(1.0, device="cpu").device == "cpu"
     with pytest.raises(DTypeError, match="expected an array that minigrad knows, got list"):
@@ -95,7 +94,7 @@ def test_creation() -> None:
     assert mg.asarray([1.0], dtype="float64").dtype == np.float64
 
 
-# ----- Out of it ---------------------------------------------------------------------------------------
+# ----- Out of it ----------------------------------------------------------------------------------
 
 
 def test_numpy_gives_a_read_only_view() -> None:
@@ -118,7 +117,7 @@ def test_numpy_arrays_on_the_left() -> None:
     x, a = leaf(2, 2), np.ones((2, 2))
     for result in (a * x, a + x, a - x, a / x, a @ x, np.float64(2.0) * x, a < x):
         assert isinstance(result, mg.Tensor)
-    assert (a @ x).requires_grad
+    assert mg.matmul(a, x).requires_grad
 
 
 def test_one_element_tensors_are_numbers() -> None:
@@ -164,7 +163,7 @@ def test_repr() -> None:
     assert "leaf () float64" in repr(x.node)
 
 
-# ----- Copies ------------------------------------------------------------------------------------------------
+# ----- Copies -------------------------------------------------------------------------------------
 
 
 def test_copies() -> None:
@@ -215,13 +214,13 @@ def test_leaves_are_made_and_unmade() -> None:
     assert not detached.requires_grad
 
 
-# ----- Operators and methods -----------------------------------------------------------------------------------
+# ----- Operators and methods ----------------------------------------------------------------------
 
 
 def test_operators_are_numpys() -> None:
     x, y = spread(3, 3), spread(3, 3)[::-1]
     a, b = mg.tensor(x), mg.tensor(y)
-    pairs = [
+    pairs: list[tuple[Any, Any]] = [
         (a + b, x + y),
         (2 + a, 2 + x),
         (a - 1.5, x - 1.5),
@@ -258,7 +257,7 @@ def test_operators_are_numpys() -> None:
     for found, expected in pairs:
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-14)
     with pytest.raises(ShapeError, match=r"\.T is for matrices.*use .mT or permute_dims"):
-        mg.zeros((2, 2, 2)).T
+        _ = mg.zeros((2, 2, 2)).T
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 3, 4, 0.5, -0.5, -1, -2, 5, 1.5, -3])

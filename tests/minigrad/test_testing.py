@@ -1,4 +1,4 @@
-"""The checks of minigrad.testing: classic mistakes planted in rules are caught and named; strategies do what they say."""
+"""minigrad.testing: classic mistakes planted in rules are caught and named; strategies do what they say."""
 
 import numpy as np
 import pytest
@@ -193,7 +193,7 @@ def test_the_walks_are_held_to_each_other_more_tightly_than_to_differences() -> 
             lambda xp, v, needs, x, out: [v * hit(xp, x, out) * (1 + 1e-7)],
             lambda xp, t, x, out: xp.sum(t[0] * hit(xp, x, out), axis=0),
         )
-        with pytest.raises(AssertionError, match="both walks, argument 0.*the reverse walk gives"):
+        with pytest.raises(AssertionError, match=r"both walks, argument 0.*the reverse walk gives"):
             check_gradients(*flat(nearly))
 
 
@@ -213,7 +213,7 @@ def test_it_takes_nests_constants_and_empty_arrays() -> None:
     check_gradients(lambda *x: x[0] * x[1], 0.3, 0.4, modes=("reverse",))
 
 
-# ----- Strategies -------------------------------------------------------------------------------------------
+# ----- Strategies ---------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 4).flatmap(lambda n: broadcastable_shapes(n, shortest=0)))

@@ -186,8 +186,8 @@ def test_attention_refuses():
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_softmax_and_its_logarithm(axis):
     x = 10 * array(2, 3, 4)
-    np.testing.assert_allclose(functional.softmax(tensor(x), axis=axis).numpy(), softmax(x, axis), rtol=1e-12)
-    logarithm = functional.log_softmax(tensor(x), axis=axis).numpy()
+    np.testing.assert_allclose(functional.softmax(tensor(x), dim=axis).numpy(), softmax(x, axis), rtol=1e-12)
+    logarithm = functional.log_softmax(tensor(x), dim=axis).numpy()
     np.testing.assert_allclose(logarithm, log_softmax(x, axis), rtol=1e-12, atol=1e-12)
 
 
@@ -245,3 +245,11 @@ def test_layer_norm_over_several_axes_takes_gain_and_shift_of_that_shape():
 def test_dropout_refuses_what_is_no_probability():
     with pytest.raises(UsageError, match=r"1\.5"):
         functional.dropout(tensor([1.0]), 1.5)
+
+
+def test_cross_entropy_of_bytes_and_of_classes_that_are_none():
+    logits = tensor(array(2, 3))
+    as_bytes = functional.cross_entropy(logits, tensor(np.array([0, 2], np.uint8)))
+    assert as_bytes.item() == functional.cross_entropy(logits, tensor([0, 2])).item()
+    with pytest.raises(UsageError, match="target -1 is none of 3 classes"):
+        functional.cross_entropy(logits, tensor([0, -1]))
