@@ -205,11 +205,11 @@ def constant(value: float, like: Array) -> Array:
 
 def _constant(value: float, like: Array) -> Array:
     # NumPy's promotion does not know bfloat16 beside a number; a truth value stays one.
+    dtype = like.dtype if like.dtype.kind == "V" else numpy.result_type(like.dtype, value)
     try:
-        dtype = like.dtype if like.dtype.kind == "V" else numpy.result_type(like.dtype, value)
+        made = numpy.asarray(value, "bool" if type(value) is bool else dtype)
     except OverflowError:  # beyond the array's integers, where a comparison still has its answer
-        dtype = None
-    made = numpy.asarray(value, "bool" if type(value) is bool else dtype)
+        made = numpy.asarray(value)
     made.flags.writeable = False
     return (
         made
