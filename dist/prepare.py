@@ -151,6 +151,24 @@ def end_all(code: int) -> NoReturn:
     os._exit(code)  # before MPI started: the launcher sees a rank fail, and ends the others
 
 
+def cut_first(line: socket.socket) -> socket.socket:
+    """Give a connection a high descriptor: when a process is killed, Linux ends the highest ones first.
+
+    So the launcher learns of a death before mpirun does, which then kills the other ranks.
+    """
+    try:
+        import fcntl
+
+        high = fcntl.fcntl(line.fileno(), fcntl.F_DUPFD_CLOEXEC, 512)
+    except (
+        ImportError,
+        OSError,
+    ):  # no such call here, or fewer descriptors allowed: the order is then a race
+        return line
+    line.close()
+    return socket.socket(fileno=high)
+
+
 class Launcher:
     """The line to `minigrad.dist.launch`, if that started us: it learns how this rank ends."""
 
@@ -169,7 +187,7 @@ class Launcher:
         except OSError:
             line.close()
             return cls(None)
-        launcher = cls(line)
+        launcher = cls(cut_first(line))
         launcher.tell(rank=here.rank, size=here.size, process=os.getpid())
         return launcher
 

@@ -392,7 +392,7 @@ class Tensor:
 
     def reshape(self, *shape: Any) -> Tensor:
         return minigrad.ops.reshape(
-            self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+            self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         )
 
     def copy(self) -> Tensor:

@@ -286,11 +286,13 @@ def jacobian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         xp = backend.namespace(value.data)
         if x.size < value.size:
             steps = xp.eye(x.size, dtype=x.dtype)
-            columns = [jvp(f, x, Tensor.of(step.reshape(x.shape)))[1] for step in steps]
+            units = [Tensor.of(xp.reshape(steps[i], x.shape)) for i in range(x.size)]
+            columns = [jvp(f, x, unit)[1] for unit in units]
             out = stack(columns, axis=-1) if columns else creation.zeros((*value.shape, 0), dtype=value.dtype)
         else:
             steps = xp.eye(value.size, dtype=value.dtype)
-            rows = [transposed(Tensor.of(step.reshape(value.shape)))[0] for step in steps]
+            units = [Tensor.of(xp.reshape(steps[i], value.shape)) for i in range(value.size)]
+            rows = [transposed(unit)[0] for unit in units]
             out = stack(rows) if rows else creation.zeros((0, *x.shape), dtype=x.dtype)
         return reshape(out, (*value.shape, *x.shape))
 

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 from minigrad.cli.doctor import run_with_limit
 from minigrad.dist.launch import find_mpirun, mpirun_command, mpirun_environment
 from minigrad.errors import UsageError
+
+# Small products gain nothing from a second BLAS thread, and on a busy machine they wait for it.
+threadpool_limits(limits=1)
 
 # Thread ranks, first imports and a busy machine make single examples slow now and then: no deadline.
 settings.register_profile(

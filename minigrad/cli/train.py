@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
     """Train as `args` say and return the exit code. Raises UsageError for what can be refused beforehand."""
     from minigrad import dist
     from minigrad.cli.training_run import train_on_rank
-    from minigrad.dist.prepare import announced
+    from minigrad.dist.prepare import announced, share_the_cores
 
     if announced() is not None:
         return _train_under_mpirun(args, dist.world())
@@ -120,6 +120,7 @@ def main(args: argparse.Namespace) -> int:
     if ranks == 1:
         return train_on_rank(dist.world(), plan)
     if args.threads:
+        share_the_cores(ranks)
         return max(dist.spawn(train_on_rank, ranks=ranks, arguments=(plan,)))
     return _launch(args, plan, ranks)
 

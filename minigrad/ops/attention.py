@@ -156,7 +156,7 @@ def scaled_dot_product_attention(
         raise ShapeError(
             f"attention: {query.shape[-2]} causal queries cannot be the last of {key.shape[-2]} keys"
         )
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scale = 1.0 / math.sqrt(query.shape[-1] or 1) if scale is None else scale
     lead = query.shape[:-2]
     if len(lead) == 2:
         return _attention(query, key, value, causal=is_causal, scale=scale)

@@ -210,6 +210,19 @@ def test_transfers_are_operations() -> None:
         assert mg.zeros((2, 2), device="strict").device == "strict"
 
 
+def test_transforms_run_on_a_foreign_library() -> None:
+    x = spread(2, 2)
+    with registered() as strict:
+        point = mg.tensor(strict.from_host(x))
+        for f in (lambda x: mg.sum(x**3, axis=0), lambda x: mg.concat([x**3, x]), mg.softmax):
+            found = mg.jacobian(f)(point)
+            assert found.device == "strict"
+            np.testing.assert_allclose(found.numpy(), mg.jacobian(f)(mg.tensor(x)).numpy(), atol=1e-13)
+        second = mg.hvp(lambda x: mg.sum(mg.exp(x) / 2.0**x), point, point)
+        right = np.exp(x) / 2.0**x * (1 - np.log(2)) ** 2 * x
+        np.testing.assert_allclose(second.numpy(), right, rtol=1e-12)
+
+
 def test_numbers_take_the_dtype_beside_them() -> None:
     x = mg.tensor([1.0, 2.0])
     numbers = (2, 2.0, True, 0.0, -0.0)

@@ -250,6 +250,7 @@ def test_operators_are_numpys() -> None:
         (a.reshape(9), x.reshape(9)),
         (a.reshape((1, -1)), x.reshape(1, 9)),
         (a.reshape(3, 3, 1), x.reshape(3, 3, 1)),
+        (a.reshape(np.int64(9)), x.reshape(9)),
         (a[mg.tensor(1)], x[1]),
         (a[mg.tensor([0, 2]), 1], x[[0, 2], 1]),
         (a[a > 0], x[x > 0]),
