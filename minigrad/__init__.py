@@ -1,7 +1,7 @@
 """minigrad: automatic differentiation and parallel training, from first principles.
 
-    import minigrad as mg
-    from minigrad import nn, dist
+import minigrad as mg
+from minigrad import nn, dist
 """
 
 from pathlib import Path
@@ -29,7 +29,8 @@ from minigrad.backend import (
 from minigrad.cost import Cost, cost
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
 from minigrad.ops import *  # noqa: F403  (the catalogue says what it hands on)
-from minigrad.tensor import Tensor, tensor
+from minigrad.ops import tensor as tensor  # the function, where the module of that name was
+from minigrad.tensor import Tensor
 from minigrad.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"

@@ -174,6 +174,13 @@ def asarray(data: Any, *, dtype: Any = None, device: str | None = None) -> Array
     return data if dtype is None else target.asarray(data, dtype=numpy.dtype(dtype))
 
 
+def holds_python_floats(data: Any) -> bool:
+    """Whether `data` is a Python float, or nested lists with one among them. NumPy's keep their dtype."""
+    if type(data) is float:
+        return True
+    return isinstance(data, (list, tuple)) and any(map(holds_python_floats, data))
+
+
 def mixed(*arrays: Array) -> DeviceError:
     """The error for arrays of different libraries in one operation."""
     places = " and ".join(dict.fromkeys(namespace(array).device(array) for array in arrays))

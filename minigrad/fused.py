@@ -14,7 +14,8 @@ from typing import Any, ParamSpec
 
 from minigrad import backend
 from minigrad.graph import Leaf, Node, moving, state
-from minigrad.operation import Operation, _dressed
+from minigrad.operation import dressed
+from minigrad.rules import Operation
 from minigrad.tensor import Tensor
 
 P = ParamSpec("P")
@@ -122,6 +123,6 @@ def fused(
         def public(*inputs: Any, **parameters: Any) -> Any:
             return operation(*inputs, **parameters)
 
-        return _dressed(public, operation)
+        return dressed(public, operation)
 
     return declare

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad.backend import Array
 
 if TYPE_CHECKING:
-    from minigrad.operation import Operation
+    from minigrad.rules import Operation
     from minigrad.tensor import Tensor
 
 next_number = itertools.count(1).__next__

@@ -36,7 +36,7 @@ class Tensor:
     ) -> None:
         if isinstance(data, Tensor):
             data = data.data
-        if dtype is None and _is_python_float(data):
+        if dtype is None and backend.holds_python_floats(data):
             dtype = state.default_dtype
         self.data = backend.asarray(data, dtype=dtype, device=device)
         self.node = None
@@ -398,25 +398,3 @@ class Tensor:
     def copy(self) -> Tensor:
         """A copy as a new tensor, part of the graph."""
         return minigrad.ops.copy(self)
-
-
-def _is_python_float(data: Any) -> bool:
-    """Whether `data` is a Python float, or nested lists with one among them. NumPy's keep their dtype."""
-    if type(data) is float:
-        return True
-    return isinstance(data, (list, tuple)) and any(map(_is_python_float, data))
-
-
-def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Make a Tensor of numbers, nested lists or an array.
-
-    Python floats become the default dtype (float32); arrays keep theirs and share their memory where they
-    can.
-
-    >>> import minigrad as mg
-    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
-    >>> (x * x).sum().backward()
-    >>> x.grad
-    tensor([2., 4.], dtype=float32)
-    """
-    return Tensor(data, dtype=dtype, device=device, requires_grad=requires_grad)

@@ -32,7 +32,7 @@ def _differentiable(x: Any) -> Tensor:
 
 def _aliases(leaves: Sequence[Any]) -> tuple[list[Tensor], list[Node]]:
     """Fresh nodes for the inputs of a transform, linked to their history if they have one."""
-    from minigrad.operation import record
+    from minigrad.apply import record
 
     tensors, nodes = [], []
     for x in map(_differentiable, leaves):

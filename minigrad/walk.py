@@ -15,10 +15,11 @@ from functools import partial
 from typing import Any
 
 from minigrad import backend, mutation
+from minigrad.apply import PICK, pick_node
 from minigrad.backend import Array
 from minigrad.errors import GraphError, ShapeError
 from minigrad.graph import Leaf, Node
-from minigrad.operation import PICK, Operation, pick_node
+from minigrad.rules import Operation
 from minigrad.tensor import Tensor
 
 
@@ -111,7 +112,7 @@ def pull(
     if later is not None:
         later.waiting.update(start)  # roots from which no target can be reached
     if not lifted:
-        _disown(collected, [*cotangents, *(later.waiting.values() if later is not None else ())])
+        _disown(collected, [*cotangents, *(later.waiting.values() if later else ())])
     return collected, later
 
 
@@ -362,10 +363,7 @@ def lift(node: Node, index: int) -> tuple[Any, ...]:
 def _lifted(node: Node, operation: Operation, name: str, value: Any) -> Any:
     if name == "out":
         if operation.several_outputs:
-            return tuple(
-                Tensor.of(a, pick_node(node, i, a) if a.dtype.kind in "fV" else None)
-                for i, a in enumerate(value)
-            )
+            return tuple(Tensor.of(a, pick_node(node, i, a)) for i, a in enumerate(value))
         return Tensor.of(value, node)
     if operation.variadic and name == operation.inputs[0]:
         return tuple(Tensor.of(a, edge) for a, edge in zip(value, node.inputs, strict=True))

@@ -11,7 +11,7 @@ from minigrad.nn.optim import Optimizer
 
 
 class LambdaLR:
-    """Set each group's rate to its starting rate times `lr_lambda(step)`, from step 0 on; `step()` goes on."""
+    """Set each group's rate to its starting rate times `lr_lambda(step)`, from step 0 on."""
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float]) -> None:
         self.optimizer, self.lr_lambda, self.last_epoch = optimizer, lr_lambda, 0

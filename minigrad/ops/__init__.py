@@ -3,7 +3,7 @@ again.
 """
 
 from minigrad.ops.attention import scaled_dot_product_attention, self_attention
-from minigrad.ops.creation import arange, asarray, full, ones, ones_like, zeros, zeros_like
+from minigrad.ops.creation import arange, asarray, full, ones, ones_like, tensor, zeros, zeros_like
 from minigrad.ops.elementwise import (
     abs,
     add,
@@ -122,6 +122,7 @@ __all__ = [
     "sum",
     "take",
     "tanh",
+    "tensor",
     "to_device",
     "unindex",
     "where",

@@ -15,6 +15,21 @@ def _make(name: str, *arguments: Any, dtype: Any, device: str | None) -> Tensor:
     return Tensor.of(getattr(xp, name)(*arguments, dtype=dtype or state.default_dtype))
 
 
+def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Make a Tensor of numbers, nested lists or an array.
+
+    Python floats become the default dtype (float32); arrays keep theirs and share their memory where they
+    can.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.], dtype=float32)
+    """
+    return Tensor(data, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
 def zeros(shape: int | Sequence[int], *, dtype: Any = None, device: str | None = None) -> Tensor:
     """A tensor of zeros."""
     return _make("zeros", shape, dtype=dtype, device=device)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from minigrad.operation import OPERATIONS, general
+from minigrad.operation import general
+from minigrad.rules import OPERATIONS
 
 
 @contextmanager

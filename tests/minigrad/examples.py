@@ -11,9 +11,9 @@ import numpy as np
 import scipy.special
 
 import minigrad as mg
-from minigrad.operation import OPERATIONS
 from minigrad.ops import attention, elementwise, indexing, linalg, nonlinear, shape
 from minigrad.ops.linear import _linear
+from minigrad.rules import OPERATIONS
 
 PRIVATE = {
     "power": elementwise._power,

@@ -8,7 +8,8 @@ import pytest
 import minigrad as mg
 from minigrad.errors import DeviceError, DTypeError, MinigradError, ShapeError
 from minigrad.fused import fused
-from minigrad.operation import OPERATIONS, constant, elementwise, general, linear
+from minigrad.operation import constant, elementwise, general, linear
+from minigrad.rules import OPERATIONS
 from minigrad.testing import check_gradients
 from tests.minigrad.declared import declaring
 from tests.minigrad.examples import DECLARED, spread

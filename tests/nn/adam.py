@@ -6,7 +6,7 @@ import numpy as np
 
 from minigrad import nn
 from minigrad.nn.optim import AdamW
-from minigrad.tensor import tensor
+from minigrad.ops import tensor
 
 SHAPES = [(3, 4), (5,), (2, 2, 2), (), (0,), (4, 1)]
 

@@ -11,7 +11,8 @@ from scipy.special import log_softmax, logsumexp, softmax
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.graph import fused_operations
 from minigrad.nn import functional
-from minigrad.tensor import Tensor, tensor
+from minigrad.ops import tensor
+from minigrad.tensor import Tensor
 
 
 def array(*shape: int, seed: int = 0) -> np.ndarray:

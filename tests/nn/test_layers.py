@@ -11,7 +11,8 @@ from scipy.special import erf
 
 from minigrad import nn, random
 from minigrad.errors import DTypeError, ShapeError, UsageError
-from minigrad.tensor import Tensor, tensor
+from minigrad.ops import tensor
+from minigrad.tensor import Tensor
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from minigrad import nn
 from minigrad.errors import DTypeError, ShapeError, UsageError
-from minigrad.tensor import Tensor, tensor
+from minigrad.ops import tensor
+from minigrad.tensor import Tensor
 
 
 class Counter(nn.Module):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minigrad import nn
 from minigrad.errors import GraphError, UsageError
 from minigrad.nn.optim import BLOCK, AdamW
-from minigrad.tensor import tensor
+from minigrad.ops import tensor
 from tests.nn.adam import SHAPES, Counting, Textbook, give, grad, lay_out, parameters
 
 # ----- The step --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minigrad import nn
 from minigrad.errors import ShapeError, UsageError
 from minigrad.nn.optim import AdamW
-from minigrad.tensor import tensor
+from minigrad.ops import tensor
 from tests.nn.adam import SHAPES, Textbook, give, parameters
 
 # ----- State -----------------------------------------------------------------------------------------

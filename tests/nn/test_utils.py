@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minigrad import nn
 from minigrad.errors import UsageError
 from minigrad.nn.utils import clip_grad_norm_
-from minigrad.tensor import tensor
+from minigrad.ops import tensor
 
 
 def with_gradients(*gradients: np.ndarray | None) -> list[nn.Parameter]:
