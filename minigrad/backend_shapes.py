@@ -12,55 +12,14 @@ nothing.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 
 from minigrad.backend import Namespace
 from minigrad.errors import DTypeError, ShapeError
-
-
-class Meter:
-    """FLOPs, bytes moved, and bytes of shape-only arrays alive."""
-
-    def __init__(self) -> None:
-        self.flops = 0
-        self.bytes_moved = 0
-        self.bytes_alive = 0
-        self.peak_bytes = 0
-        self.by_function: dict[str, int] = {}
-
-    def compute(self, name: str, flops: int, *arrays: Any) -> None:
-        """Book one function: its FLOPs, and every array it reads or writes as moved once."""
-        self.flops += flops
-        self.by_function[name] = self.by_function.get(name, 0) + flops
-        self.bytes_moved += sum(array.nbytes for array in arrays if isinstance(array, ShapeArray))
-
-    def hold(self, count: int) -> None:
-        """Book bytes that came alive (or, negative, died)."""
-        self.bytes_alive += count
-        self.peak_bytes = max(self.peak_bytes, self.bytes_alive)
-
-
-class _State(threading.local):
-    def __init__(self) -> None:
-        self.meter = Meter()
-
-
-_state = _State()
-
-
-@contextmanager
-def metered() -> Iterator[Meter]:
-    """Count what this thread computes with shape-only arrays inside the block, starting from nothing."""
-    before, _state.meter = _state.meter, Meter()
-    try:
-        yield _state.meter
-    finally:
-        _state.meter = before
+from minigrad.meter import Meter, state
 
 
 class _Flags:
@@ -88,7 +47,7 @@ class ShapeArray:
         self.base = base if base is None or base.base is None else base.base
         self._meter: Meter | None = None
         if base is None:
-            self._meter = _state.meter
+            self._meter = state.meter
             self._meter.hold(self.nbytes)
 
     def __del__(self) -> None:
@@ -155,7 +114,7 @@ class ShapeArray:
         shape, _ = indexed_shape(self.shape, index)
         if isinstance(value, ShapeArray) and numpy.broadcast_shapes(value.shape, shape) != shape:
             raise ShapeError(f"cannot write shape {value.shape} into {shape}")
-        _state.meter.compute("write", 0, value)
+        state.meter.compute("write", 0, value)
 
 
 def _of(x: Any) -> ShapeArray:
@@ -176,7 +135,7 @@ def _made(
         out = ShapeArray(shape, dtype)
     elif out.shape != tuple(shape):
         raise ShapeError(f"{name}: the result has shape {tuple(shape)}, and out has {out.shape}")
-    _state.meter.compute(name, flops, out, *inputs)
+    state.meter.compute(name, flops, out, *inputs)
     return out
 
 
@@ -244,56 +203,42 @@ def reshape(x: ShapeArray, shape: int | Sequence[int]) -> ShapeArray:
 
 
 def indexed_shape(shape: tuple[int, ...], index: Any) -> tuple[tuple[int, ...], bool]:
-    """The shape of x[index] for x of `shape`, and whether arrays are among the indices (so that it is a
-    copy).
+    """The shape of x[index] for x of `shape`, by NumPy's rules, and whether it is a copy (by index arrays).
 
-    NumPy is asked, with an array of that shape that repeats a single byte.
+    Raises DTypeError for boolean masks, whose result has a shape that depends on values.
     """
-    parts = index if isinstance(index, tuple) else (index,)
-    arrays = [part for part in parts if isinstance(part, (ShapeArray, numpy.ndarray, list))]
-    if any(_of(part).dtype == bool for part in arrays if not isinstance(part, list)):
+    parts = list(index) if isinstance(index, tuple) else [index]
+    copies = any(_is_array(part) for part in parts)
+    if any(_of(part).dtype == bool for part in parts if _is_array(part)):
         raise DTypeError(
-            "indexing by a boolean mask has a shape that depends on values; use where(...) instead"
+            "a boolean mask as index gives a shape that depends on values; use where(...) instead"
         )
-    stand_in = numpy.broadcast_to(numpy.zeros((), numpy.int8), shape)
-    asked = tuple(
-        numpy.broadcast_to(numpy.zeros((), numpy.int64), part.shape) if isinstance(part, ShapeArray) else part
-        for part in parts
-    )
-    if not arrays:
-        return stand_in[asked].shape, False
-    return _advanced(shape, asked), True
-
-
-def _advanced(shape: tuple[int, ...], parts: tuple[Any, ...]) -> tuple[int, ...]:
-    """The shape of an advanced index, found on an array whose every axis but the indexed ones has length 1 or
-    its own.
-    """
-    if Ellipsis in [p for p in parts if not isinstance(p, (numpy.ndarray, list))]:
-        place = next(i for i, p in enumerate(parts) if p is Ellipsis)
-        used = sum(p is not None and p is not Ellipsis for p in parts)
-        parts = (*parts[:place], *(slice(None),) * (len(shape) - used), *parts[place + 1 :])
-    together = numpy.broadcast_shapes(
-        *(numpy.shape(p) for p in parts if isinstance(p, (numpy.ndarray, list, int)))
-    )
-    places = [i for i, p in enumerate(parts) if isinstance(p, (numpy.ndarray, list, int))]
-    adjacent = places == list(range(places[0], places[-1] + 1))
+    given = sum(part is not None and part is not Ellipsis for part in parts)
+    if given > len(shape):
+        raise ShapeError(f"{given} indices are too many for shape {shape}")
+    chosen = [i for i, part in enumerate(parts) if _is_array(part) or isinstance(part, int)]
+    together = numpy.broadcast_shapes(*(_of(parts[i]).shape for i in chosen))
+    adjacent = chosen == list(range(chosen[0], chosen[-1] + 1)) if chosen else True
+    first = parts[chosen[0]] if chosen else None
+    place = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+    parts[place : place + 1] = [slice(None)] * (len(shape) - given)
     result: list[int] = []
     axis = 0
-    inserted = False
     for part in parts:
         if part is None:
             result.append(1)
-        elif isinstance(part, slice):
+            continue
+        if isinstance(part, slice):
             result.append(len(range(*part.indices(shape[axis]))))
-            axis += 1
-        else:
-            if adjacent and not inserted:
-                result.extend(together)
-                inserted = True
-            axis += 1
-    result.extend(shape[axis:])
-    return tuple(result) if adjacent else (*together, *result)
+        elif adjacent and part is first:
+            result.extend(together)
+            first = None
+        axis += 1
+    return (tuple(result) if adjacent else (*together, *result)), copies
+
+
+def _is_array(part: Any) -> bool:
+    return isinstance(part, (ShapeArray, numpy.ndarray, list))
 
 
 _UNARY = """negative positive abs sign square sqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan sinh

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad import backend
+from minigrad.meter import metered
 from minigrad.tensor import Tensor
 from minigrad.tree import flatten, rebuild
 
@@ -42,8 +43,6 @@ def cost(f: Callable[..., Any], *inputs: Any) -> Cost:
     2000000
     """
     xp = backend.of_device("shapes")
-    from minigrad.backend_shapes import metered
-
     twins = [_twin(x, xp) for x in flatten(inputs)]
     with metered() as meter:
         result = f(*rebuild(inputs, twins))

@@ -243,8 +243,8 @@ def arrays(shape: Any, *, positive: bool = False, dtype: Any = "float64") -> Sea
         signs = numpy.ones(size) if positive else random.choice([-1.0, 1.0], size)
         return numpy.asarray(random.permutation(sizes) * signs, dtype).reshape(shape)
 
-    given = shape if hasattr(shape, "example") else st.just(tuple(shape))
-    return st.builds(fill, given, st.integers(0, 2**32 - 1))
+    shape = shape if hasattr(shape, "example") else st.just(tuple(shape))
+    return st.builds(fill, shape, st.integers(0, 2**32 - 1))
 
 
 _STEPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -34,8 +34,10 @@ NOT_MECHANISM = {
     "cost.py",
     "draw.py",
     "errors.py",
+    "meter.py",
     "random.py",
     "testing.py",
+    "tree.py",
 }
 
 
