@@ -20,10 +20,10 @@ def shape_only(x: mg.Tensor) -> mg.Tensor:
 
 
 def needs_values(out: mg.Tensor) -> bool:
-    """Whether the result came about by a boolean mask: the one index whose result's shape depends on values."""
+    """Whether the result was picked by a boolean mask: the one index whose shape depends on values."""
     index = out.node.parameters.get("index") if out.node is not None else None
     return any(
-        getattr(part, "dtype", None) == bool for part in (index if isinstance(index, tuple) else (index,))
+        getattr(part, "dtype", None) == mg.bool for part in (index if isinstance(index, tuple) else (index,))
     )
 
 
