@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy
@@ -62,7 +63,15 @@ class Namespace:
         return out
 
     def device(self, array: Array) -> str:
+        """The name of the device that an array lies on."""
         return "cpu"
+
+    def on(self, device: str) -> Any:
+        """A context in which new arrays are made on `device`, one of this library's."""
+        return nullcontext()
+
+    def use(self, device: str) -> None:
+        """Make `device` the one on which this thread computes from now on (of several GPUs, which one)."""
 
     def to_host(self, array: Array) -> numpy.ndarray:
         return numpy.asarray(array)

@@ -79,21 +79,23 @@ class CupyNamespace(Namespace):
         number = device.partition(":")[2]
         if not number:
             return self.module.asarray(array)
-        available = self.count()
-        if int(number) >= available:
-            raise DeviceError(
-                f"{device} was asked for, and this machine has {available} GPU(s), numbered from 0"
-            )
-        with self.module.cuda.Device(int(number)):
+        with self.on(device):
             return self.module.asarray(array)
 
     def count(self) -> int:
         """How many GPUs this process sees."""
         return int(self.module.cuda.runtime.getDeviceCount())
 
-    def use(self, number: int) -> None:
-        """Make GPU `number` the current one of this thread: new arrays and kernels go there."""
-        self.module.cuda.Device(number).use()
+    def on(self, device: str) -> Any:
+        number, available = device.partition(":")[2], self.count()
+        if number and not (number.isdigit() and int(number) < available):
+            raise DeviceError(
+                f"{device} was asked for, and this machine has {available} GPU(s), numbered from 0"
+            )
+        return self.module.cuda.Device(int(number) if number else None)
+
+    def use(self, device: str) -> None:
+        self.on(device).use()
 
 
 def load() -> CupyNamespace:

@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.cli.agreement import agreed
 from minigrad.cli.run_folder import Checkpoint
 from minigrad.cli.settings import Settings
-from minigrad.errors import MinigradError, UsageError
+from minigrad.errors import DeviceError, MinigradError, UsageError
 from minigrad.nn.text import VOCABULARY, Text, balanced_slice
 
 if TYPE_CHECKING:
@@ -50,10 +50,11 @@ class Trainer:
     def __init__(
         self, world: "World", settings: Settings, text: Text, *, checkpoint: Checkpoint | None = None
     ) -> None:
-        from minigrad import dist, nn
+        from minigrad import backend, dist, nn
 
         self.world, self.settings, self.text = world, settings, text
         self.device = agreed(world, lambda: device_of_rank(world, settings.device))
+        backend.of_device(self.device).use(self.device)
         parameters = None if checkpoint is None else checkpoint.model
         self.model: GPT = agreed(world, lambda: build_model(settings, parameters, device=self.device))
         self.parallel = dist.DataParallel(self.model, world)
@@ -204,22 +205,12 @@ def device_of_rank(world: "World", device: str) -> str:
 
 def gpu_count() -> int:
     """The number of GPUs of this host that CuPy can use. Raises UsageError where there is none."""
-    remedy = "leave --device out to compute on the CPU"
+    from minigrad import backend
+
     try:
-        import cupy
-    except ImportError as error:
-        raise UsageError(
-            f"a GPU was asked for, but CuPy is not installed: pip install cupy-cuda12x, or {remedy}"
-        ) from error
-    try:
-        count = int(cupy.cuda.runtime.getDeviceCount())
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise UsageError(
-            f"a GPU was asked for, but CUDA reports {error}; check the driver, or {remedy}"
-        ) from error
-    if count == 0:
-        raise UsageError(f"a GPU was asked for, but this machine has none that CUDA can see; {remedy}")
-    return count
+        return backend.gpu().count()
+    except DeviceError as error:
+        raise UsageError(str(error)) from error
 
 
 def host_array(array: Any) -> Any:

@@ -12,7 +12,8 @@ from minigrad.tensor import Tensor
 
 def _make(name: str, *arguments: Any, dtype: Any, device: str | None) -> Tensor:
     xp = backend.of_device(device or "cpu")
-    return Tensor.of(getattr(xp, name)(*arguments, dtype=dtype or state.default_dtype))
+    with xp.on(device or "cpu"):
+        return Tensor.of(getattr(xp, name)(*arguments, dtype=dtype or state.default_dtype))
 
 
 def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:

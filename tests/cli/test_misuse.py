@@ -140,7 +140,7 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)  # importing it fails, wherever this runs
     words = ["train", *TINY, *TEXT, "--device", "gpu"]
-    assert_refused(words, "a GPU was asked for, but CuPy is not installed: pip install", place, capsys)
+    assert_refused(words, "a GPU was asked for, and CuPy is not installed: pip install", place, capsys)
 
 
 def test_ranks_without_mpi_are_refused_and_threads_offered(
