@@ -107,6 +107,7 @@ class Rank:
     process: int = 0
     finished: bool = False
     failed: str | None = None
+    last_words: str = ""
     exit_code: int = 0
     silent: bool = False
     unread: bytes = b""
@@ -118,6 +119,10 @@ class Rank:
         for line in lines:
             for name, value in json.loads(line).items():
                 setattr(self, name, value)
+        if self.last_words:
+            sys.stderr.write(self.last_words)
+            sys.stderr.flush()
+            self.last_words = ""
 
     def describe(self) -> str:
         if self.failed is not None:

@@ -111,9 +111,11 @@ def end_all_with_this_rank(here: Announced) -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code, text = epitaph(kind, error, trace)
         sys.stdout.flush()
-        sys.stderr.write(f"{here.name}: {text.rstrip()}\n")  # in one piece: other ranks may be writing theirs
-        sys.stderr.flush()
-        launcher.tell(failed=traceback.format_exception_only(kind, error)[-1].strip(), exit_code=code)
+        words = f"{here.name}: {text.rstrip()}\n"
+        failed = traceback.format_exception_only(kind, error)[-1].strip()
+        if not launcher.tell(last_words=words, failed=failed, exit_code=code):
+            sys.stderr.write(words)  # in one piece: other ranks may be writing theirs
+            sys.stderr.flush()
         end_all(code)
 
     def watched_exit(status: Any = None) -> NoReturn:
@@ -191,10 +193,14 @@ class Launcher:
         launcher.tell(rank=here.rank, size=here.size, process=os.getpid())
         return launcher
 
-    def tell(self, **what: Any) -> None:
-        """Send one line of JSON."""
+    def tell(self, **what: Any) -> bool:
+        """Send one line of JSON. Returns whether there is a launcher that listens.
+
+        What a rank says last goes this way too: mpirun may end before it has passed on its ranks' output.
+        """
         if self._line is not None:
             try:
                 self._line.sendall(json.dumps(what).encode() + b"\n")
             except OSError:
                 self._line = None  # the launcher is gone; there is nobody left to tell
+        return self._line is not None

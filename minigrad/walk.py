@@ -231,6 +231,11 @@ def _place(cotangents: dict[Node, Any], edge: Node | None, index: int, v: Any) -
 def deliver(leaf: Leaf, gradient: Any) -> None:
     """Add a final gradient into the leaf, and run the leaf's hooks."""
     if leaf.buffer is not None:
+        if isinstance(gradient, Tensor) and gradient.node is not None:
+            raise GraphError(
+                "a gradient with a graph of its own (create_graph) cannot be written into a given buffer; "
+                "use mg.gradients(...), or set grad_buffer to None first"
+            )
         array = gradient.data if isinstance(gradient, Tensor) else gradient
         if leaf.filled:
             leaf.buffer += array

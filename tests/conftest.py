@@ -5,6 +5,7 @@ new ones.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from threadpoolctl import threadpool_limits
 from minigrad.cli.doctor import run_with_limit
 from minigrad.dist.launch import find_mpirun, mpirun_command, mpirun_environment
 from minigrad.errors import UsageError
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs so, and programs inherit it; the tests of Ctrl-C need the real thing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Small products gain nothing from a second BLAS thread, and on a busy machine they wait for it.
 threadpool_limits(limits=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.errors import ShapeError
+from minigrad.errors import GraphError, ShapeError
 from minigrad.walk import pull
 from tests.minigrad.declared import declaring
 from tests.minigrad.leaves import copied, filled, leaf
@@ -208,3 +208,13 @@ def test_a_leaf_that_is_an_output_too_is_final_last() -> None:
     assert y.node is not None
     pull([x.node, y.node], [np.ones(3), np.asarray(1.0)])
     np.testing.assert_array_equal(seen, [np.full(3, 3.0)])
+
+
+def test_a_gradient_with_a_graph_does_not_fit_into_a_buffer():
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    x.grad_buffer = np.zeros(2, np.float32)
+    with pytest.raises(GraphError, match=r"create_graph.*mg\.gradients"):
+        (x * x * x).sum().backward(create_graph=True)
+    (x * x).sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), [2.0, 4.0])

@@ -40,7 +40,8 @@ def test_a_chain_of_100_000_operations() -> None:
 
 
 def test_a_long_chain_in_a_thread_with_a_small_stack() -> None:
-    before = threading.stack_size(256 * 1024)
+    # Since 3.12 CPython itself counts nested releases without looking at the size of a thread's stack.
+    before = threading.stack_size((256 if sys.version_info < (3, 12) else 2048) * 1024)
     try:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(long_chain).result(timeout=60)
