@@ -2,8 +2,11 @@
 again.
 """
 
+from minigrad.ops import activations, decompositions, functions, rearranging, selecting, windows
+from minigrad.ops.activations import *  # noqa: F403
 from minigrad.ops.attention import scaled_dot_product_attention, self_attention
 from minigrad.ops.creation import arange, asarray, full, ones, ones_like, tensor, zeros, zeros_like
+from minigrad.ops.decompositions import *  # noqa: F403
 from minigrad.ops.elementwise import (
     abs,
     add,
@@ -36,11 +39,14 @@ from minigrad.ops.elementwise import (
     tanh,
     where,
 )
+from minigrad.ops.functions import *  # noqa: F403
 from minigrad.ops.indexing import getitem, scatter_add, take, unindex
 from minigrad.ops.linalg import matmul
 from minigrad.ops.linear import linear
 from minigrad.ops.nonlinear import cross_entropy, gelu, layer_norm
+from minigrad.ops.rearranging import *  # noqa: F403
 from minigrad.ops.reductions import argmax, log_softmax, logsumexp, max, mean, min, softmax, sum
+from minigrad.ops.selecting import *  # noqa: F403
 from minigrad.ops.shape import (
     alias,
     astype,
@@ -56,6 +62,7 @@ from minigrad.ops.shape import (
     stack,
     to_device,
 )
+from minigrad.ops.windows import *  # noqa: F403
 
 __all__ = [
     "abs",
@@ -129,3 +136,9 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+__all__ += functions.__all__
+__all__ += activations.__all__
+__all__ += decompositions.__all__
+__all__ += rearranging.__all__
+__all__ += selecting.__all__
+__all__ += windows.__all__

@@ -356,6 +356,26 @@ CONSTANTS: dict[str, list[Example]] = {
     },
 }
 
+from tests.minigrad import (  # noqa: E402  (they are made of the helpers above)
+    examples_activations,
+    examples_decompositions,
+    examples_functions,
+    examples_rearranging,
+    examples_selecting,
+    examples_windows,
+)
+
+for _topic in (
+    examples_functions,
+    examples_activations,
+    examples_decompositions,
+    examples_rearranging,
+    examples_selecting,
+    examples_windows,
+):
+    EXAMPLES.update(_topic.EXAMPLES)
+    CONSTANTS.update(_topic.CONSTANTS)
+
 DECLARED = dict(OPERATIONS)
 """Every operation of the library, before any test declares its own."""
 

@@ -1,0 +1,3 @@
+"""Activation functions under torch's names: compositions, a line or three each."""
+
+__all__: list[str] = []

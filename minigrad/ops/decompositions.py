@@ -1,0 +1,3 @@
+"""Linear algebra: products of every shape, determinants, solutions and factorisations."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Joining, repeating, padding and cutting arrays, beyond the everyday shape operations."""
+
+__all__: list[str] = []

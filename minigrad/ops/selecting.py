@@ -1,0 +1,3 @@
+"""Gathering, scattering, sorting and cumulative reductions."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Convolution, pooling and resampling."""
+
+__all__: list[str] = []

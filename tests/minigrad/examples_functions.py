@@ -1,0 +1,6 @@
+"""Examples of the operations of minigrad/ops/functions.py."""
+
+from tests.minigrad.examples import Example
+
+EXAMPLES: dict[str, list[Example]] = {}
+CONSTANTS: dict[str, list[Example]] = {}
