@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy
 import scipy.sparse
-import scipy.special
 
+from minigrad.backend_linalg import HostLinearAlgebra, LinearAlgebra
+from minigrad.backend_selecting import HostSelecting, Selecting
+from minigrad.backend_special import HOST_SPECIAL, Special
+from minigrad.backend_windows import Windows
 from minigrad.errors import DeviceError, DTypeError
 
 Array = Any  # a raw array of any registered library
@@ -29,7 +32,7 @@ uint8, uint16, uint32, uint64 = (numpy.dtype(name) for name in ("uint8", "uint16
 boolean = numpy.dtype("bool")
 
 
-class Namespace:
+class Namespace(Windows, Special, LinearAlgebra, Selecting):
     """The functions of one array library. What a library lacks is added by a subclass; the rest is handed on.
 
     `blocked` says whether hand-written kernels should work through a large array in pieces that stay in a
@@ -80,7 +83,7 @@ class Namespace:
         return array
 
 
-class NumpyNamespace(Namespace):
+class NumpyNamespace(HostLinearAlgebra, HostSelecting, Namespace):
     """NumPy, with SciPy's special functions."""
 
     name = "numpy"
@@ -89,7 +92,7 @@ class NumpyNamespace(Namespace):
 
     def __init__(self) -> None:
         super().__init__(numpy)
-        self.erf = scipy.special.erf
+        self.take_special(HOST_SPECIAL)
 
     def scatter_add(self, values: numpy.ndarray, indices: numpy.ndarray, rows: int) -> numpy.ndarray:
         """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array, in order of

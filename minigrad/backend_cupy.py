@@ -5,12 +5,13 @@ one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy
 
 from minigrad.backend import Array, Namespace
+from minigrad.backend_selecting import LibrarySelecting
+from minigrad.backend_windows import Geometry, strided
 from minigrad.errors import DeviceError
 
 ONE_HOT_UP_TO = 4096
@@ -18,8 +19,11 @@ ONE_HOT_UP_TO = 4096
 every time.
 """
 
+INVERSES = ["asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh"]
+"""Functions that older releases know as arcsin, ... only."""
 
-class CupyNamespace(Namespace):
+
+class CupyNamespace(LibrarySelecting, Namespace):
     """CuPy, with what it lacks of the array API standard, whichever of its releases this is.
 
     Values stay on the GPU: nothing here reads one. Arrays are made on the device that is current for this
@@ -28,14 +32,15 @@ class CupyNamespace(Namespace):
 
     name = "cupy"
 
-    def __init__(self, cupy: Any, erf: Callable[[Array], Array]) -> None:
+    def __init__(self, cupy: Any, special: Any) -> None:
         super().__init__(cupy)
         self.array_type = cupy.ndarray
-        self.erf = erf
+        self.take_special(special)
         for name, other in (
             ("permute_dims", "transpose"),
             ("concat", "concatenate"),
             ("pow", "power"),
+            *((name, name.replace("a", "arc", 1)) for name in INVERSES),
         ):
             setattr(self, name, getattr(cupy, name, None) or getattr(cupy, other))
 
@@ -55,6 +60,10 @@ class CupyNamespace(Namespace):
         out[...] = product
         return out
 
+    def cut_windows(self, x: Array, geometry: Geometry) -> Array:
+        """All windows: (..., sizes) → (..., kernel, counts), a view without a copy."""
+        return self.module.asarray(strided(self.module.lib.stride_tricks.as_strided, x, geometry))
+
     def scatter_add(self, values: Array, indices: Array, rows: int) -> Array:
         """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array.
 
@@ -67,6 +76,13 @@ class CupyNamespace(Namespace):
             return self.matmul(hot, values)
         out = self.zeros((rows, values.shape[1]), dtype=values.dtype)
         self.add.at(out, indices, values)
+        return out
+
+    def add_at(self, values: Array, places: Array, rows: int) -> Array:
+        if rows * places.size <= ONE_HOT_UP_TO**2 // 4:
+            return self.scatter_add(values, places, rows)
+        out = self.zeros((rows, 1), dtype=values.dtype)
+        self.add.at(out, places, values)
         return out
 
     def device(self, array: Array) -> str:
@@ -115,4 +131,4 @@ def load() -> CupyNamespace:
         ) from error
     if not found:
         raise DeviceError("a GPU was asked for, and this machine shows none to CuPy; leave the device at cpu")
-    return CupyNamespace(cupy, importlib.import_module("cupyx.scipy.special").erf)
+    return CupyNamespace(cupy, importlib.import_module("cupyx.scipy.special"))

@@ -18,6 +18,9 @@ from typing import Any
 import numpy
 
 from minigrad.backend import Namespace
+from minigrad.backend_linalg import ShapeLinearAlgebra
+from minigrad.backend_selecting import ShapeSelecting
+from minigrad.backend_windows import Geometry, window_shape
 from minigrad.errors import DTypeError, ShapeError
 from minigrad.meter import Meter, state
 
@@ -139,21 +142,12 @@ def _made(
     return out
 
 
-_COMPARISONS = {
-    "less",
-    "less_equal",
-    "greater",
-    "greater_equal",
-    "equal",
-    "not_equal",
-    "isfinite",
-    "isnan",
-    "isinf",
-}
+_BOOLEAN = "less less_equal greater greater_equal equal not_equal isfinite isnan isinf"
+_COMPARISONS = set(_BOOLEAN.split())
 
 
 def _sample(array: ShapeArray) -> numpy.ndarray:
-    return numpy.ones((1,) * array.ndim, array.dtype)
+    return numpy.empty(0, array.dtype)
 
 
 def _elementwise(name: str, *inputs: Any, out: Any = None) -> ShapeArray:
@@ -242,14 +236,15 @@ def _is_array(part: Any) -> bool:
 
 
 _UNARY = """negative positive abs sign square sqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan sinh
-    cosh tanh asin acos atan asinh acosh atanh floor ceil round trunc isfinite isnan isinf logical_not"""
+    cosh tanh asin acos atan asinh acosh atanh floor ceil round trunc isfinite isnan isinf logical_not
+    signbit erf erfc erfinv lgamma digamma sigmoid"""
 _BINARY = """add subtract multiply divide pow floor_divide remainder maximum minimum fmax fmin hypot atan2
     logaddexp copysign nextafter less less_equal greater greater_equal equal not_equal logical_and logical_or
     logical_xor"""
 _REDUCTIONS = "sum max min prod any all argmax argmin"
 
 
-class ShapeNamespace(Namespace):
+class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     """The functions of the array API over shape-only arrays. What would need a value is refused by name."""
 
     name = "shapes"
@@ -261,7 +256,6 @@ class ShapeNamespace(Namespace):
             setattr(self, function, self._bound(_elementwise, function))
         for function in _REDUCTIONS.split():
             setattr(self, function, self._bound(_reduction, function))
-        self.erf = self._bound(_elementwise, "erf")
         self.reshape = reshape
         self.uint64 = numpy.uint64
 
@@ -273,6 +267,9 @@ class ShapeNamespace(Namespace):
         raise DTypeError(
             f"{name} is not available on shape-only arrays: what it returns may depend on values"
         )
+
+    def polygamma(self, n: int, x: ShapeArray) -> ShapeArray:
+        return _elementwise("polygamma", x)
 
     # ----- Creation -----
 
@@ -346,11 +343,11 @@ class ShapeNamespace(Namespace):
     def take(self, x: ShapeArray, indices: Any, *, axis: int = 0) -> ShapeArray:
         return _made("take", (*x.shape[:axis], *_of(indices).shape, *x.shape[axis + 1 :]), x.dtype, 0)
 
-    def scatter_add(self, values: ShapeArray, indices: Any, rows: int) -> ShapeArray:
-        return _made("scatter_add", (rows, values.shape[1]), values.dtype, values.size, values)
-
     def unindex(self, values: ShapeArray, *, index: Any, shape: tuple[int, ...]) -> ShapeArray:
         return _made("unindex", shape, values.dtype, values.size, values)
+
+    def cut_windows(self, x: ShapeArray, geometry: Geometry) -> ShapeArray:
+        return ShapeArray(window_shape(x.shape, geometry), x.dtype, base=x)
 
     # ----- Places -----
 

@@ -17,6 +17,10 @@ class DTypeError(MinigradError, TypeError):
     """A data type that the operation cannot take."""
 
 
+class MatrixError(MinigradError, ValueError):
+    """A matrix whose values do not allow the operation: singular, or not positive definite."""
+
+
 class GraphError(MinigradError, RuntimeError):
     """A walk that the graph does not allow: released, stale, or never recorded."""
 

@@ -191,9 +191,7 @@ class Tensor:
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that backward walks have added up so far; None before the first and after
-        `zero_grad()`.
-        """
+        """What backward walks have added up so far; None before the first and after `zero_grad()`."""
         if not isinstance(self.node, Leaf):
             return None
         if self.node.buffer is not None:
@@ -218,9 +216,7 @@ class Tensor:
 
     @property
     def grad_buffer(self) -> Array | None:
-        """A raw array of this tensor's shape and dtype that gradients are to be written into, if one was
-        given.
-        """
+        """A raw array of this tensor's shape and dtype into which gradients are written, if given."""
         return self._leaf().buffer
 
     @grad_buffer.setter
@@ -288,7 +284,7 @@ class Tensor:
     def __setitem__(self, index: Any, value: Any) -> None:
         raise MinigradError(
             "tensors are not written to by index, because the graph may need the old values; "
-            "use mg.where(...), or x.assign(...) for a leaf"
+            "use x.at[index].set(values), mg.where(...), or x.assign(...) for a leaf"
         )
 
     # ----- Moving -----
@@ -370,6 +366,11 @@ class Tensor:
         return minigrad.ops.getitem(self, index)
 
     @property
+    def at(self) -> minigrad.ops.selecting.At:
+        """Places to update functionally: `x.at[index].set(values)`, `x.at[index].add(values)`."""
+        return minigrad.ops.selecting.At(self)
+
+    @property
     def mT(self) -> Tensor:
         return minigrad.ops.matrix_transpose(self)
 
@@ -396,5 +397,4 @@ class Tensor:
         )
 
     def copy(self) -> Tensor:
-        """A copy as a new tensor, part of the graph."""
         return minigrad.ops.copy(self)

@@ -2,9 +2,22 @@
 again.
 """
 
-from minigrad.ops import activations, decompositions, functions, rearranging, selecting, windows
+from minigrad.ops import (
+    activations,
+    convolution,
+    decompositions,
+    functions,
+    matrices,
+    pooling,
+    products,
+    rearranging,
+    resampling,
+    selecting,
+    windows,
+)
 from minigrad.ops.activations import *  # noqa: F403
 from minigrad.ops.attention import scaled_dot_product_attention, self_attention
+from minigrad.ops.convolution import *  # noqa: F403
 from minigrad.ops.creation import arange, asarray, full, ones, ones_like, tensor, zeros, zeros_like
 from minigrad.ops.decompositions import *  # noqa: F403
 from minigrad.ops.elementwise import (
@@ -43,9 +56,13 @@ from minigrad.ops.functions import *  # noqa: F403
 from minigrad.ops.indexing import getitem, scatter_add, take, unindex
 from minigrad.ops.linalg import matmul
 from minigrad.ops.linear import linear
+from minigrad.ops.matrices import *  # noqa: F403
 from minigrad.ops.nonlinear import cross_entropy, gelu, layer_norm
+from minigrad.ops.pooling import *  # noqa: F403
+from minigrad.ops.products import *  # noqa: F403
 from minigrad.ops.rearranging import *  # noqa: F403
 from minigrad.ops.reductions import argmax, log_softmax, logsumexp, max, mean, min, softmax, sum
+from minigrad.ops.resampling import *  # noqa: F403
 from minigrad.ops.selecting import *  # noqa: F403
 from minigrad.ops.shape import (
     alias,
@@ -139,6 +156,11 @@ __all__ = [
 __all__ += functions.__all__
 __all__ += activations.__all__
 __all__ += decompositions.__all__
+__all__ += matrices.__all__
+__all__ += products.__all__
 __all__ += rearranging.__all__
 __all__ += selecting.__all__
 __all__ += windows.__all__
+__all__ += convolution.__all__
+__all__ += pooling.__all__
+__all__ += resampling.__all__

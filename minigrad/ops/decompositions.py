@@ -1,3 +1,346 @@
-"""Linear algebra: products of every shape, determinants, solutions and factorisations."""
+"""Factorisations of matrices, and what is made of them: Cholesky, QR, singular values, eigenvalues, norms.
 
-__all__: list[str] = []
+Everything works on stacks of matrices in the last two axes, in float32 or float64. Derivatives: Murray,
+Differentiation of the Cholesky decomposition (2016); Townsend, Differentiating the singular value
+decomposition (2016); Giles, Collected matrix derivative results (2008).
+
+Where two eigenvalues or singular values are equal, the vectors that belong to them are not functions of the
+matrix: they may turn into each other at will. The rules take that turn as 0, so that derivatives stay finite;
+first derivatives of what does not depend on the choice of vectors are right there. Where two values nearly
+meet, derivatives of single vectors grow like 1 over the gap.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from minigrad.errors import UsageError
+from minigrad.operation import general
+from minigrad.ops.elementwise import abs, divide, exp, log, not_equal, sqrt, square, where
+from minigrad.ops.linalg import matmul
+from minigrad.ops.matrices import along, congruent, matrices, triangle
+from minigrad.ops.reductions import max, min, sum
+from minigrad.ops.shape import astype, concat, expand_dims, matrix_transpose
+from minigrad.tensor import Tensor
+
+__all__ = ["cholesky", "qr", "svd", "svdvals", "pinv", "eigh", "eigvalsh", "vector_norm", "matrix_norm"]
+
+
+def _inverse_sums(xp: Any, s: Any, sign: int) -> Any:
+    """1 / (s_j ± s_i), and 0 where that is 1/0."""
+    d = along(xp, s) + sign * along(xp, s, rows=True)
+    return xp.where(d == 0, xp.zeros_like(d), 1 / xp.where(d == 0, xp.ones_like(d), d))
+
+
+def _symmetric(xp: Any, x: Any) -> Any:
+    return (x + xp.matrix_transpose(x)) * 0.5
+
+
+# ----- Cholesky and QR ----------------------------------------------------------------------------
+
+
+def _half(xp: Any, x: Any) -> Any:
+    """The lower triangle, with half of the diagonal."""
+    return (triangle(xp, x, False) + triangle(xp, x, False, -1)) * 0.5
+
+
+def _divided(xp: Any, x: Any, a: Any) -> Any:
+    """x a⁻¹ for upper triangular a."""
+    t = xp.matrix_transpose
+    return t(xp.solve_triangular(t(a), t(x), upper=False))
+
+
+def _pull_cholesky(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
+    t = xp.matrix_transpose
+    inner = _half(xp, xp.matmul(t(out), v))
+    left = xp.solve_triangular(t(out), inner, upper=True)
+    return (_symmetric(xp, t(xp.solve_triangular(t(out), t(left), upper=True))),)
+
+
+def _push_cholesky(xp: Any, tangents: Any, out: Any) -> Any:
+    left = xp.solve_triangular(out, _symmetric(xp, tangents[0]), upper=False)
+    return xp.matmul(out, _half(xp, _divided(xp, left, xp.matrix_transpose(out))))
+
+
+@general(pull=_pull_cholesky, push=_push_cholesky)
+def _cholesky(xp: Any, x: Any, /) -> Any:
+    """Cholesky factors of symmetric parts, without checks."""
+    return xp.cholesky(_symmetric(xp, x))
+
+
+def cholesky(x: Any, /, *, upper: bool = False) -> Tensor:
+    """The lower triangular L with L Lᵀ = x, for symmetric positive definite x (Lᵀ if `upper`).
+
+    Of any x the symmetric part (x + xᵀ)/2 is taken, so gradients are symmetric. Raises MatrixError where it
+    is not positive definite.
+    """
+    out = _cholesky(matrices("cholesky", x, square=True))
+    return matrix_transpose(out) if upper else out
+
+
+def _pull_qr(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
+    t, (q, r) = xp.matrix_transpose, out
+    inner = xp.zeros_like(r)
+    if v[1] is not None:
+        inner = inner + xp.matmul(r, t(v[1]))
+    if v[0] is not None:
+        inner = inner - xp.matmul(t(v[0]), q)
+    total = xp.matmul(q, triangle(xp, inner, False) + t(triangle(xp, inner, False, -1)))
+    total = total if v[0] is None else total + v[0]
+    return (t(xp.solve_triangular(r, t(total), upper=True)),)
+
+
+def _push_qr(xp: Any, tangents: Any, out: Any) -> Any:
+    t, (q, r) = xp.matrix_transpose, out
+    moved = _divided(xp, tangents[0], r)
+    inner = xp.matmul(t(q), moved)
+    below = triangle(xp, inner, False, -1)
+    upward = inner - below + t(below)
+    return moved - xp.matmul(q, upward), xp.matmul(upward, r)
+
+
+@general(pull=_pull_qr, push=_push_qr, several_outputs=True)
+def _qr(xp: Any, x: Any, /) -> Any:
+    """The reduced QR of matrices with no more columns than rows."""
+    return xp.qr(x)
+
+
+class QRResult(NamedTuple):
+    """What `qr` returns."""
+
+    Q: Tensor
+    R: Tensor
+
+
+def qr(x: Any, /, *, mode: Literal["reduced"] = "reduced") -> QRResult:
+    """x = Q R, Q with orthonormal columns and R upper triangular (its signs are LAPACK's).
+
+    Shapes: (..., m, n) → (..., m, k), (..., k, n) with k = min(m, n). The derivative needs the first k
+    columns to be independent (MatrixError otherwise).
+    """
+    x = matrices("qr", x)
+    if mode != "reduced":
+        raise UsageError(f"qr: mode {mode!r} has no derivative; the one there is, is 'reduced'")
+    k = x.shape[-2]
+    if x.shape[-1] <= k:
+        return QRResult(*_qr(x))
+    q, r = _qr(x[..., :k])  # the other columns have no say in Q
+    return QRResult(q, concat([r, matmul(matrix_transpose(q), x[..., k:])], axis=-1))
+
+
+# ----- Singular values ----------------------------------------------------------------------------
+
+
+def _skew(xp: Any, x: Any) -> Any:
+    return (x - xp.matrix_transpose(x)) * 0.5
+
+
+def _pull_svd(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
+    t, (u, s, vh) = xp.matrix_transpose, out
+    v_u, v_s, v_vh = v
+    core = None
+    if v_u is not None or v_vh is not None:
+        a = xp.zeros_like(xp.matmul(vh, t(vh))) if v_u is None else xp.matmul(t(u), v_u)
+        b = xp.zeros_like(a) if v_vh is None else xp.matmul(vh, t(v_vh))
+        apart, together = _inverse_sums(xp, s, -1), _inverse_sums(xp, s, 1)
+        core = xp.matmul(_symmetric(xp, apart * (a + b)) + _skew(xp, together * (a - b)), vh)
+    if v_s is not None:
+        straight = along(xp, v_s, rows=True) * vh
+        core = straight if core is None else core + straight
+    total = xp.matmul(u, core)
+    if v_u is not None and u.shape[-2] > u.shape[-1]:
+        total = total + xp.matmul((v_u - xp.matmul(u, xp.matmul(t(u), v_u))) / along(xp, s), vh)
+    if v_vh is not None and vh.shape[-1] > vh.shape[-2]:
+        rest = v_vh - xp.matmul(xp.matmul(v_vh, t(vh)), vh)
+        total = total + xp.matmul(u, rest / along(xp, s, rows=True))
+    return (total,)
+
+
+def _push_svd(xp: Any, tangents: Any, out: Any) -> Any:
+    t, (u, s, vh) = xp.matrix_transpose, out
+    moved = tangents[0]
+    right, left = xp.matmul(moved, t(vh)), xp.matmul(t(u), moved)
+    inner = xp.matmul(t(u), right)
+    even = _inverse_sums(xp, s, -1) * _symmetric(xp, inner)
+    odd = _inverse_sums(xp, s, 1) * _skew(xp, inner)
+    d_u, d_vh = xp.matmul(u, even + odd), xp.matmul(odd - even, vh)
+    if u.shape[-2] > u.shape[-1]:
+        d_u = d_u + (right - xp.matmul(u, inner)) / along(xp, s)
+    if vh.shape[-1] > vh.shape[-2]:
+        d_vh = d_vh + (left - xp.matmul(inner, vh)) / along(xp, s, rows=True)
+    return d_u, xp.sum(u * right, axis=-2), d_vh
+
+
+@general(pull=_pull_svd, push=_push_svd, several_outputs=True)
+def _svd(xp: Any, x: Any, /) -> Any:
+    """The reduced singular value decomposition, without checks."""
+    return xp.svd(x)
+
+
+class SVDResult(NamedTuple):
+    """What `svd` returns."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+def svd(x: Any, /, *, full_matrices: bool = False) -> SVDResult:
+    """x = U diag(S) Vh, the singular values S in descending order; reduced.
+
+    Shapes: (..., m, n) → (..., m, k), (..., k), (..., k, n) with k = min(m, n). The signs of the vectors are
+    LAPACK's. Derivatives of vectors of a matrix that is not square need S > 0.
+    """
+    if full_matrices:
+        raise UsageError("svd: full_matrices=True has no derivative; the reduced form is all there is")
+    return SVDResult(*_svd(matrices("svd", x)))
+
+
+def svdvals(x: Any, /) -> Tensor:
+    """The singular values, in descending order: (..., m, n) → (..., min(m, n))."""
+    return svd(x).S
+
+
+def _pull_pinv(xp: Any, v: Any, needs: Any, x: Any, out: Any) -> tuple[Any]:
+    t = xp.matrix_transpose
+    outward = t(v) - xp.matmul(x, xp.matmul(out, t(v)))
+    inward = t(v) - xp.matmul(xp.matmul(t(v), out), x)
+    bent = xp.matmul(xp.matmul(outward, out), t(out)) + xp.matmul(t(out), xp.matmul(out, inward))
+    return (bent + congruent(xp, t(out), v),)
+
+
+def _push_pinv(xp: Any, tangents: Any, x: Any, out: Any) -> Any:
+    t, moved = xp.matrix_transpose, xp.matrix_transpose(tangents[0])
+    outward = moved - xp.matmul(xp.matmul(moved, x), out)
+    inward = moved - xp.matmul(out, xp.matmul(x, moved))
+    bent = xp.matmul(out, xp.matmul(t(out), outward)) + xp.matmul(xp.matmul(inward, t(out)), out)
+    return bent + congruent(xp, out, tangents[0])
+
+
+@general(pull=_pull_pinv, push=_push_pinv)
+def _pinv(xp: Any, x: Any, /, *, tolerance: float) -> Any:
+    """Pseudo-inverses, with singular values up to `tolerance` of the largest taken as zero."""
+    u, s, vh = xp.svd(x)
+    kept = s > tolerance * s[..., :1]
+    inverse = xp.where(kept, 1 / xp.where(kept, s, xp.ones_like(s)), xp.zeros_like(s))
+    return xp.matmul(xp.matrix_transpose(vh) * along(xp, inverse), xp.matrix_transpose(u))
+
+
+def pinv(x: Any, /, *, rtol: float | None = None) -> Tensor:
+    """The Moore-Penrose inverse: (..., m, n) → (..., n, m).
+
+    Singular values up to `rtol` times the largest count as zero (by default max(m, n) times the precision of
+    the dtype). The derivative is that at constant rank, of Golub & Pereyra (1973).
+    """
+    x = matrices("pinv", x)
+    precision = 2.0**-52 if x.dtype == "float64" else 2.0**-23
+    longest = x.shape[-1] if x.shape[-1] > x.shape[-2] else x.shape[-2]
+    return _pinv(x, tolerance=longest * precision if rtol is None else rtol)
+
+
+# ----- Eigenvalues --------------------------------------------------------------------------------
+
+
+def _pull_eigh(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
+    t, (values, q) = xp.matrix_transpose, out
+    core = None
+    if v[1] is not None:
+        core = xp.matmul(q, _inverse_sums(xp, values, -1) * xp.matmul(t(q), v[1]))
+    if v[0] is not None:
+        straight = q * along(xp, v[0])
+        core = straight if core is None else core + straight
+    return (_symmetric(xp, xp.matmul(core, t(q))),)
+
+
+def _push_eigh(xp: Any, tangents: Any, out: Any) -> Any:
+    values, q = out
+    moved = xp.matmul(_symmetric(xp, tangents[0]), q)
+    turn = _inverse_sums(xp, values, -1) * xp.matmul(xp.matrix_transpose(q), moved)
+    return xp.sum(q * moved, axis=-2), xp.matmul(q, turn)
+
+
+@general(pull=_pull_eigh, push=_push_eigh, several_outputs=True)
+def _eigh(xp: Any, x: Any, /) -> Any:
+    """Eigenvalues and eigenvectors of symmetric parts, without checks."""
+    return xp.eigh(_symmetric(xp, x))
+
+
+class EighResult(NamedTuple):
+    """What `eigh` returns."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+
+def eigh(x: Any, /) -> EighResult:
+    """Eigenvalues (ascending) and orthonormal eigenvectors (columns) of symmetric matrices.
+
+    Shapes: (..., n, n) → (..., n), (..., n, n). Of any x the symmetric part (x + xᵀ)/2 is taken, so gradients
+    are symmetric. The signs of the vectors are LAPACK's.
+    """
+    return EighResult(*_eigh(matrices("eigh", x, square=True)))
+
+
+def eigvalsh(x: Any, /) -> Tensor:
+    """The eigenvalues of symmetric matrices, ascending: (..., n, n) → (..., n)."""
+    return eigh(x).eigenvalues
+
+
+# ----- Norms --------------------------------------------------------------------------------------
+
+_INFINITY = float("inf")
+
+
+def _root(total: Tensor, power: float) -> Tensor:
+    """total^(1/power), with derivative 0 instead of ∞ at 0."""
+    zero = total == 0
+    safe = where(zero, 1, total)
+    return where(zero, total * 0, sqrt(safe) if power == 2 else exp(divide(log(safe), float(power))))
+
+
+def vector_norm(
+    x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, ord: float = 2
+) -> Tensor:
+    """(Σ |x|^ord)^(1/ord) over `axis` (all axes if None); the largest (smallest) |x| for ord = ±∞; for 0, how
+    many are not zero.
+
+    At x = 0 the derivative is taken as 0; entries that tie for the largest share it; |x| has derivative 0 at
+    0.
+    """
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    if ord == 2:
+        return _root(sum(square(x), axis=axis, keepdims=keepdims), 2)
+    if ord == 0:
+        return sum(astype(not_equal(x, 0), x.dtype), axis=axis, keepdims=keepdims)
+    size = abs(x)
+    if ord == 1:
+        return sum(size, axis=axis, keepdims=keepdims)
+    if ord in (_INFINITY, -_INFINITY):
+        return (max if ord > 0 else min)(size, axis=axis, keepdims=keepdims)
+    return _root(sum(size**ord, axis=axis, keepdims=keepdims), ord)
+
+
+def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | Literal["fro", "nuc"] = "fro") -> Tensor:
+    """The norm of matrices: (..., m, n) → (...), or (..., 1, 1) with `keepdims`.
+
+    "fro": root of the sum of squares; "nuc": sum of the singular values; ±2: largest or smallest singular
+    value; ±1: largest or smallest sum of |x| over a column; ±∞: over a row. At x = 0 the Frobenius norm has
+    derivative 0; where two candidates tie for the largest they share the derivative.
+    """
+    x = matrices("matrix_norm", x)
+    if ord == "fro":
+        return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
+    if ord == "nuc" or ord in (2, -2):
+        s = expand_dims(svdvals(x), axis=-2)
+        kept = sum(s, axis=-1, keepdims=True) if ord == "nuc" else _extreme(ord, s, -1)
+    elif ord in (1, -1):
+        kept = _extreme(ord, sum(abs(x), axis=-2, keepdims=True), -1)
+    elif ord in (_INFINITY, -_INFINITY):
+        kept = _extreme(ord, sum(abs(x), axis=-1, keepdims=True), -2)
+    else:
+        raise UsageError(f"matrix_norm: ord is 'fro', 'nuc', ±1, ±2 or ±inf; got {ord!r}")
+    return kept if keepdims else kept.reshape(*x.shape[:-2])
+
+
+def _extreme(ord: Any, x: Tensor, axis: int) -> Tensor:
+    return (max if ord > 0 else min)(x, axis=axis, keepdims=True)

@@ -142,10 +142,10 @@ def tanh(xp: Any, x: Any, /) -> Any:
     return xp.tanh(x)
 
 
-@elementwise(x=lambda xp, v, out: v * (out - out * out))
+@elementwise(x=lambda xp, v, out: v * (out * (1 - out)))
 def sigmoid(xp: Any, x: Any, /) -> Any:
-    """1 / (1 + e⁻ˣ), computed as (1 + tanh(x/2)) / 2, which never overflows."""
-    return (xp.tanh(x * 0.5) + 1) * 0.5
+    """1 / (1 + e⁻ˣ), which never overflows and is exact to the last digits where it is all but 0."""
+    return xp.sigmoid(x)
 
 
 @elementwise(x=lambda xp, v, x: v * (2 / math.sqrt(math.pi)) * xp.exp(-(x * x)))

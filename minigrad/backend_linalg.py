@@ -1,0 +1,156 @@
+"""Linear algebra of the array libraries: under one name, with one set of conventions, for each of them.
+
+Everything works on stacks of matrices in the last two axes. Factorisations are reduced. What has no solution
+raises MatrixError on the host; on a GPU nothing is looked at, and the result is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import scipy.linalg
+
+from minigrad.errors import MatrixError
+from minigrad.meter import state
+
+
+class LinearAlgebra:
+    """Functions over the `linalg` module of a library that follows the array API standard, or NumPy."""
+
+    module: Any
+
+    def linalg(self, name: str, *arrays: Any, **keywords: Any) -> Any:
+        """Call a function of the library's `linalg`. Raises MatrixError where the values do not allow it."""
+        try:
+            return getattr(self.module.linalg, name)(*arrays, **keywords)
+        except numpy.linalg.LinAlgError as error:
+            shapes = " and ".join(str(array.shape) for array in arrays)
+            raise MatrixError(f"{name} of shape {shapes}: {error}") from error
+
+    def inv(self, x: Any) -> Any:
+        return self.linalg("inv", x)
+
+    def det(self, x: Any) -> Any:
+        return self.linalg("det", x)
+
+    def slogdet(self, x: Any) -> Any:
+        return self.linalg("slogdet", x)
+
+    def cholesky(self, x: Any) -> Any:
+        return self.linalg("cholesky", x)
+
+    def eigh(self, x: Any) -> Any:
+        return self.linalg("eigh", x)
+
+    def qr(self, x: Any) -> Any:
+        return self.linalg("qr", x)
+
+    def svd(self, x: Any) -> Any:
+        return self.linalg("svd", x, full_matrices=False)
+
+    def solve(self, a: Any, b: Any) -> Any:
+        """Solve a x = b for matrices b (never vectors), broadcasting the leading axes."""
+        if a.shape[:-2] != b.shape[:-2]:
+            lead = numpy.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            xp: Any = self
+            a = xp.broadcast_to(a, (*lead, *a.shape[-2:]))
+            b = xp.broadcast_to(b, (*lead, *b.shape[-2:]))
+        return self.linalg("solve", a, b)
+
+    def solve_triangular(self, a: Any, b: Any, *, upper: bool) -> Any:
+        """Solve a x = b with one triangle of a, the other taken as zero."""
+        xp: Any = self
+        return self.solve(xp.triu(a) if upper else xp.tril(a), b)
+
+    def cofactor(self, x: Any) -> Any:
+        """The matrix of cofactors, det(x) x⁻ᵀ where x is invertible, without a division.
+
+        With x = U diag(s) Vᵀ it is det(U) det(V) U diag(∏ of the other s) Vᵀ.
+        """
+        xp: Any = self
+        u, s, vh = self.svd(x)
+        lead, n = x.shape[:-2], x.shape[-1]
+        rows = xp.broadcast_to(xp.reshape(s, (*lead, 1, n)), (*lead, n, n))
+        others = xp.prod(xp.where(xp.eye(n, dtype=x.dtype) == 1, xp.ones_like(rows), rows), axis=-1)
+        others = xp.reshape(others, (*lead, 1, n)) * xp.reshape(self.det(u) * self.det(vh), (*lead, 1, 1))
+        return xp.matmul(u * others, vh)
+
+
+class HostLinearAlgebra(LinearAlgebra):
+    """What is faster where values can be looked at."""
+
+    def solve_triangular(self, a: Any, b: Any, *, upper: bool) -> Any:
+        if a.ndim > 2 or b.ndim > 2 or not b.size:  # stacks, in one call
+            return super().solve_triangular(a, b, upper=upper)
+        try:
+            return scipy.linalg.solve_triangular(a, b, lower=not upper, check_finite=False)
+        except numpy.linalg.LinAlgError as error:
+            raise MatrixError(f"solve_triangular of shape {a.shape} and {b.shape}: {error}") from error
+
+    def cofactor(self, x: Any) -> Any:
+        """By the inverse where that is good to two thirds of all digits, else by singular values."""
+        try:
+            inverse = numpy.linalg.inv(x)
+        except numpy.linalg.LinAlgError:
+            return super().cofactor(x)
+        sizes = [numpy.abs(a).sum(axis=-1).max(axis=-1, initial=0.0) for a in (x, inverse)]
+        if not numpy.all(sizes[0] * sizes[1] < numpy.finfo(x.dtype).eps ** (-1 / 3)):
+            return super().cofactor(x)
+        return self.det(x)[..., None, None] * inverse.swapaxes(-1, -2)
+
+
+class ShapeLinearAlgebra:
+    """The shapes of the results, and the FLOPs of the usual algorithms (Golub & Van Loan, Matrix
+    Computations).
+    """
+
+    def _factored(self, name: str, flops: float, inputs: Sequence[Any], *shapes: Sequence[int]) -> Any:
+        dtype = numpy.result_type(*(x.dtype for x in inputs))
+        results = tuple(type(inputs[0])(shape, dtype) for shape in shapes)
+        state.meter.compute(name, round(flops), *inputs, *results)
+        return results if len(results) > 1 else results[0]
+
+    def _square(self, name: str, share: float, x: Any, *shapes: Sequence[int]) -> Any:
+        return self._factored(name, share * x.size * x.shape[-1], [x], *shapes)
+
+    def inv(self, x: Any) -> Any:
+        return self._square("inv", 2, x, x.shape)
+
+    cofactor = inv
+
+    def det(self, x: Any) -> Any:
+        return self._square("det", 2 / 3, x, x.shape[:-2])
+
+    def slogdet(self, x: Any) -> Any:
+        return self._square("slogdet", 2 / 3, x, x.shape[:-2], x.shape[:-2])
+
+    def cholesky(self, x: Any) -> Any:
+        return self._square("cholesky", 1 / 3, x, x.shape)
+
+    def eigh(self, x: Any) -> Any:
+        return self._square("eigh", 9, x, x.shape[:-1], x.shape)
+
+    def qr(self, x: Any) -> Any:
+        *lead, m, n = x.shape
+        k = min(m, n)
+        flops = math.prod(lead) * (4 * m * n * k - 4 / 3 * k**3)
+        return self._factored("qr", flops, [x], (*lead, m, k), (*lead, k, n))
+
+    def svd(self, x: Any) -> Any:
+        *lead, m, n = x.shape
+        k = min(m, n)
+        flops = math.prod(lead) * (14 * m * n * k + 8 * k**3)
+        return self._factored("svd", flops, [x], (*lead, m, k), (*lead, k), (*lead, k, n))
+
+    def solve(self, a: Any, b: Any) -> Any:
+        lead, n = numpy.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-1]
+        flops = math.prod(lead) * (2 / 3 * n**3 + 2 * n * n * b.shape[-1])
+        return self._factored("solve", flops, [a, b], (*lead, n, b.shape[-1]))
+
+    def solve_triangular(self, a: Any, b: Any, *, upper: bool) -> Any:
+        lead, n = numpy.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-1]
+        flops = math.prod(lead) * n * n * b.shape[-1]
+        return self._factored("solve_triangular", flops, [a, b], (*lead, n, b.shape[-1]))

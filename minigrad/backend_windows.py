@@ -1,0 +1,84 @@
+"""Sliding windows of raw arrays, and their transpose: what convolution and pooling are made of.
+
+A window takes every `dilation`-th entry, and starts `stride` entries after the one before it. `geometry`
+below is (kernel, stride, dilation), each with a number for every windowed axis; these are the last axes of x.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy
+
+Array = Any
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def window_counts(sizes: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+    """How many windows lie on each axis (0 or less where not even one does)."""
+    return tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(sizes, *geometry, strict=True))
+
+
+def window_shape(shape: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+    """The shape of all windows: (..., sizes) → (..., kernel, counts)."""
+    axes = len(geometry[0])
+    return (*shape[:-axes], *geometry[0], *window_counts(shape[-axes:], geometry))
+
+
+def window_slices(
+    counts: Sequence[int], geometry: Geometry
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """For every place in a window: the place, and the slices of x with the entries that all windows have
+    there.
+    """
+    for place in itertools.product(*map(range, geometry[0])):
+        yield (
+            place,
+            tuple(
+                slice(i * d, i * d + s * (o - 1) + 1, s)
+                for i, o, s, d in zip(place, counts, geometry[1], geometry[2], strict=True)
+            ),
+        )
+
+
+class Windows:
+    """The part of a namespace that knows windows: views for NumPy's arrays, copies by slices for others."""
+
+    empty: Any
+    zeros: Any
+
+    def cut_windows(self, x: Array, geometry: Geometry) -> Array:
+        """All windows: (..., sizes) → (..., kernel, counts)."""
+        if type(x) is numpy.ndarray:
+            return strided(_read_only, x, geometry)
+        axes = len(geometry[0])
+        out = self.empty(window_shape(x.shape, geometry), dtype=x.dtype)
+        for place, index in window_slices(out.shape[-axes:], geometry):
+            out[(..., *place, *(slice(None),) * axes)] = x[(..., *index)]
+        return out
+
+    def add_windows(self, v: Array, geometry: Geometry, sizes: tuple[int, ...]) -> Array:
+        """Add windows (..., kernel, counts) to zeros (..., sizes), each where it was cut out."""
+        axes = len(sizes)
+        out = self.zeros((*v.shape[: -2 * axes], *sizes), dtype=v.dtype)
+        for place, index in window_slices(v.shape[-axes:], geometry):
+            out[(..., *index)] += v[(..., *place, *(slice(None),) * axes)]
+        return out
+
+
+def strided(as_strided: Callable[..., Array], x: Array, geometry: Geometry) -> Array:
+    """All windows of x as a view, not to be written to: nothing is copied."""
+    kernel, stride, dilation = geometry
+    axes = len(kernel)
+    steps = x.strides[-axes:]
+    within = [a * d for a, d in zip(steps, dilation, strict=True)]
+    between = [a * s for a, s in zip(steps, stride, strict=True)]
+    return as_strided(
+        x, shape=window_shape(x.shape, geometry), strides=(*x.strides[:-axes], *within, *between)
+    )
+
+
+def _read_only(x: numpy.ndarray, *, shape: tuple[int, ...], strides: tuple[int, ...]) -> numpy.ndarray:
+    return numpy.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
