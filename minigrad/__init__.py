@@ -27,6 +27,7 @@ from minigrad.backend import (
     uint64,
 )
 from minigrad.cost import Cost, cost
+from minigrad.draw_graph import draw_graph, graph_dot
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
 from minigrad.ops import *  # noqa: F403  (the catalogue says what it hands on)
 from minigrad.ops import tensor as tensor  # the function, where the module of that name was
@@ -40,6 +41,7 @@ __all__ = [
     "Tensor",
     "bool",
     "cost",
+    "draw_graph",
     "enable_grad",
     "errors",
     "float16",
@@ -48,6 +50,7 @@ __all__ = [
     "fused_operations",
     "grad",
     "gradients",
+    "graph_dot",
     "hessian",
     "hvp",
     "int8",

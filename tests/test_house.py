@@ -33,6 +33,7 @@ NOT_MECHANISM = {
     "backend_shapes.py",
     "cost.py",
     "draw.py",
+    "draw_graph.py",
     "errors.py",
     "meter.py",
     "random.py",
