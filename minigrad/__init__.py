@@ -26,6 +26,7 @@ from minigrad.backend import (
     uint32,
     uint64,
 )
+from minigrad.checkpoint import checkpoint
 from minigrad.cost import Cost, cost
 from minigrad.draw_graph import draw_graph, graph_dot
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
@@ -40,6 +41,7 @@ __all__ = [
     "Cost",
     "Tensor",
     "bool",
+    "checkpoint",
     "cost",
     "draw_graph",
     "enable_grad",

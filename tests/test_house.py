@@ -31,6 +31,7 @@ NOT_MECHANISM = {
     "__main__.py",
     "backend_cupy.py",
     "backend_shapes.py",
+    "checkpoint.py",
     "cost.py",
     "draw.py",
     "draw_graph.py",
