@@ -26,10 +26,25 @@ from minigrad.backend import (
     uint32,
     uint64,
 )
+from minigrad.checkpoint import checkpoint
 from minigrad.cost import Cost, cost
+from minigrad.draw_graph import draw_graph, graph_dot
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
-from minigrad.ops import *  # noqa: F403  (the catalogue says what it hands on)
+
+# The catalogue says what it hands on. Type checkers do not follow its sums of lists, so its parts are named too.
+from minigrad.ops import *  # noqa: F403
 from minigrad.ops import tensor as tensor  # the function, where the module of that name was
+from minigrad.ops.activations import *  # noqa: F403
+from minigrad.ops.convolution import *  # noqa: F403
+from minigrad.ops.decompositions import *  # noqa: F403
+from minigrad.ops.functions import *  # noqa: F403
+from minigrad.ops.matrices import *  # noqa: F403
+from minigrad.ops.pooling import *  # noqa: F403
+from minigrad.ops.products import *  # noqa: F403
+from minigrad.ops.rearranging import *  # noqa: F403
+from minigrad.ops.resampling import *  # noqa: F403
+from minigrad.ops.selecting import *  # noqa: F403
+from minigrad.ops.windows import *  # noqa: F403
 from minigrad.tensor import Tensor
 from minigrad.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
@@ -39,7 +54,9 @@ __all__ = [
     "Cost",
     "Tensor",
     "bool",
+    "checkpoint",
     "cost",
+    "draw_graph",
     "enable_grad",
     "errors",
     "float16",
@@ -48,6 +65,7 @@ __all__ = [
     "fused_operations",
     "grad",
     "gradients",
+    "graph_dot",
     "hessian",
     "hvp",
     "int8",

@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy
-import scipy.sparse
 
 from minigrad.backend_linalg import HostLinearAlgebra, LinearAlgebra
 from minigrad.backend_selecting import HostSelecting, Selecting
@@ -93,20 +92,6 @@ class NumpyNamespace(HostLinearAlgebra, HostSelecting, Namespace):
     def __init__(self) -> None:
         super().__init__(numpy)
         self.take_special(HOST_SPECIAL)
-
-    def scatter_add(self, values: numpy.ndarray, indices: numpy.ndarray, rows: int) -> numpy.ndarray:
-        """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array, in order of
-        i.
-
-        A sparse 0/1 matrix times `values`: the fastest scatter-add NumPy's world has (`numpy.add.at` is 25
-        times slower).
-        """
-        count = indices.size
-        indices = numpy.where(indices < 0, indices + rows, indices)
-        pick = scipy.sparse.csr_array(
-            (numpy.ones(count, values.dtype), indices, numpy.arange(count + 1)), shape=(count, rows)
-        )
-        return numpy.asarray(pick.T @ values)
 
 
 _namespaces: dict[type, Namespace] = {}

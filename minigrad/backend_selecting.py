@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy
+import scipy.sparse
 
 from minigrad.meter import state
 
@@ -69,6 +70,20 @@ class HostSelecting(LibrarySelecting):
     def argsort(self, x: Array, *, axis: int) -> Array:
         return numpy.argsort(x, axis=axis, kind="stable")
 
+    def scatter_add(self, values: numpy.ndarray, indices: numpy.ndarray, rows: int) -> numpy.ndarray:
+        """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array, in order of
+        i.
+
+        A sparse 0/1 matrix times `values`: the fastest scatter-add NumPy's world has (`numpy.add.at` is 25
+        times slower).
+        """
+        count = indices.size
+        indices = numpy.where(indices < 0, indices + rows, indices)
+        pick = scipy.sparse.csr_array(
+            (numpy.ones(count, values.dtype), indices, numpy.arange(count + 1)), shape=(count, rows)
+        )
+        return numpy.asarray(pick.T @ values)
+
     def scatter_along_axis(self, values: Array, indices: Array, *, axis: int, length: int) -> Array:
         if indices.size and not -length <= indices.min() <= indices.max() < length:
             raise IndexError(f"indices from {indices.min()} to {indices.max()} on an axis of length {length}")
@@ -122,6 +137,10 @@ class ShapeSelecting(Selecting):
     def argsort(self, x: Any, *, axis: int) -> Any:
         steps = math.ceil(math.log2(max(x.shape[axis], 2)))
         return self._selected("argsort", x, x.shape, x.size * steps, dtype="int64")
+
+    def sort(self, x: Any, *, axis: int) -> Any:
+        steps = math.ceil(math.log2(max(x.shape[axis], 2)))
+        return self._selected("sort", x, x.shape, x.size * steps)
 
     def argpartition(self, x: Any, kth: int, *, axis: int) -> Any:
         return self._selected("argpartition", x, x.shape, x.size, dtype="int64")

@@ -68,6 +68,22 @@ def scope(*, seed: int, step: int, samples: Sequence[int]) -> Iterator[None]:
         _state.seed, _state.step, _state.samples = before
 
 
+def snapshot() -> tuple[Any, ...]:
+    """Where this thread's random numbers are now, for `restored`."""
+    return (_state.seed, _state.draws, _state.step, _state.samples)
+
+
+@contextmanager
+def restored(moment: tuple[Any, ...]) -> Iterator[None]:
+    """Draw again, inside the block, what was drawn after `snapshot`; afterwards go on as before."""
+    now = snapshot()
+    _state.seed, _state.draws, _state.step, _state.samples = moment
+    try:
+        yield
+    finally:
+        _state.seed, _state.draws, _state.step, _state.samples = now
+
+
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 

@@ -60,6 +60,7 @@ def _push_prod(xp: Any, tangents: Any, x: Any) -> Any:
 
 @general(pull=_pull_prod, push=_push_prod)
 def _prod(xp: Any, x: Any, /) -> Any:
+    """Product over the last axis."""
     return xp.prod(x, axis=-1)
 
 
@@ -101,6 +102,7 @@ def _push_cumulative_prod(xp: Any, tangents: Any, x: Any) -> Any:
 
 @general(pull=_pull_cumulative_prod, push=_push_cumulative_prod)
 def _cumulative_prod(xp: Any, x: Any, /) -> Any:
+    """Products up to each entry of the last axis."""
     return xp.cumulative_prod(x, axis=-1)
 
 
@@ -116,6 +118,7 @@ def cumulative_prod(x: Any, /, *, axis: int | None = None, include_initial: bool
 
 @linear(x=lambda xp, v, axis: _sums_from_the_end(xp, v, axis))
 def _cumulative_sum(xp: Any, x: Any, /, *, axis: int) -> Any:
+    """Sums up to each entry of an axis."""
     return xp.cumulative_sum(x, axis=axis)
 
 

@@ -227,6 +227,7 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
 
 @linear(x=lambda xp, v, shift, axis: xp.roll(v, tuple(-n for n in shift), axis=axis))
 def _roll(xp: Any, x: Any, /, *, shift: tuple[int, ...], axis: tuple[int, ...]) -> Any:
+    """x with its entries shifted along axes."""
     return xp.roll(x, shift, axis=axis)
 
 
@@ -246,6 +247,7 @@ def roll(x: Any, shift: Axes, /, *, axis: Axes | None = None) -> Tensor:
 
 @linear(x=lambda xp, v, index: v[index])
 def _flip(xp: Any, x: Any, /, *, index: tuple[Any, ...]) -> Any:
+    """x with the order of its entries reversed: `index` is of slices."""
     return x[index]
 
 

@@ -15,7 +15,7 @@ from minigrad.operation import general, linear
 from minigrad.ops.cumulative import cumulative_prod, cumulative_sum, median, prod, std, var
 from minigrad.ops.elementwise import where
 from minigrad.ops.indexing import _raw, getitem, scatter_add, take, unindex
-from minigrad.ops.rearranging import _tensor, _together, moveaxis, unstack
+from minigrad.ops.rearranging import _tensor, _together, flip, moveaxis, unstack
 from minigrad.ops.shape import _place, broadcast_to, reshape
 from minigrad.tensor import Tensor
 
@@ -94,6 +94,7 @@ def _stayed(v: Any, index: Any) -> Any:
 
 @general(pull=_pull_index_set, push=_push_index_set)
 def _index_set(xp: Any, x: Any, values: Any, /, *, index: Any) -> Any:
+    """x with other values at an index."""
     return xp.index_set(x, index, values)
 
 
@@ -146,11 +147,13 @@ class Place:
     x=lambda xp, v, indices, x_shape, axis: xp.scatter_along_axis(v, indices, axis=axis, length=x_shape[axis])
 )
 def _take_along_axis(xp: Any, x: Any, indices: Any, /, *, axis: int) -> Any:
+    """For each line of x its own entries; no broadcasting."""
     return xp.take_along_axis(x, indices, axis=axis)
 
 
 @linear(values=lambda xp, v, indices, axis: xp.take_along_axis(v, indices, axis=axis))
 def _scatter_along_axis(xp: Any, values: Any, indices: Any, /, *, axis: int, length: int) -> Any:
+    """Add the entries of each line into zeros, at places of their own."""
     return xp.scatter_along_axis(values, indices, axis=axis, length=length)
 
 
@@ -267,14 +270,24 @@ def argsort(xp: Any, x: Any, /, *, axis: int = -1, descending: bool = False, sta
     return (x.shape[place] - 1) - xp.argsort(x[backwards], axis=place)[backwards]
 
 
+@operation.constant
+def _sorted(xp: Any, x: Any, /, *, axis: int) -> Any:
+    """x in order, where no derivative is wanted."""
+    return xp.sort(x, axis=axis)
+
+
 def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """x sorted along `axis`. The derivative of an entry goes where the entry goes, at ties in their order."""
     x = _tensor(x)
+    if x.node is None:  # no derivative is wanted: several times as fast
+        ascending = _sorted(x, axis=_place(axis, x.ndim))
+        return flip(ascending, axis=axis) if descending else ascending
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
 
 @operation.constant
 def _top(xp: Any, x: Any, /, *, k: int, largest: bool) -> Any:
+    """Indices of the k largest or smallest entries of the last axis, the most extreme first."""
     length = x.shape[-1]
     rest = length - k if largest else k  # how many entries are smaller than those wanted, or not
     wanted = slice(rest, None) if largest else slice(rest)
@@ -302,6 +315,7 @@ def topk(x: Any, k: int, /, *, axis: int = -1, largest: bool = True) -> tuple[Te
 
 @operation.constant
 def _searchsorted(xp: Any, x1: Any, x2: Any, /, *, side: str) -> Any:
+    """Where the entries of x2 go in the sorted vector x1."""
     return xp.searchsorted(x1, x2, side=side)
 
 
@@ -323,6 +337,7 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
 
 @operation.constant
 def _nonzero(xp: Any, x: Any, /) -> Any:
+    """The indices of entries that are not 0: a line for each axis."""
     places = xp.nonzero(x)
     return xp.stack(places)
 

@@ -134,6 +134,10 @@ CONSTANTS: dict[str, list[Example]] = {
         one("argsort", lambda x: np.argsort(x), spread(2, 0)),
         one("argsort", lambda x: np.array([1, 2, 0]), np.array([np.nan, -1.0, np.inf])),
     ],
+    "sorted": [
+        Example(lambda x, a=a: mg.sort(x.detach(), axis=a), (x,), lambda x, a=a: np.sort(x, axis=a))
+        for x, a in [(TIES, -1), (spread(3, 2), 0), (spread(2, 0), 1)]
+    ],
     "top": [
         Example(
             lambda x, k=k: mg.topk(x, k)[1], (spread(*s),), lambda x, k=k: np.argsort(-x, axis=-1)[..., :k]

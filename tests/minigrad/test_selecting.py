@@ -1,5 +1,7 @@
 """Gathering, updating, sorting, products and statistics: against NumPy, and to second order."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -280,13 +282,14 @@ def test_the_deviation_of_equal_numbers_has_derivative_zero():
 
 
 def test_medians():
-    for x, axis, right in [
+    cases: list[tuple[np.ndarray, Any, Any]] = [
         (spread(5), None, np.median(spread(5))),
         (spread(2, 3), 1, np.median(spread(2, 3), axis=1)),
         (spread(2, 4), 1, np.sort(spread(2, 4))[:, 1]),  # of two the lower one, as in torch
         (spread(3, 2, 3), (0, -1), np.median(spread(3, 2, 3), axis=(0, 2))),
         (spread(), None, spread()),
-    ]:
+    ]
+    for x, axis, right in cases:
         agrees(lambda x, axis=axis: mg.median(x, axis=axis), lambda x, right=right: np.asarray(right), x)
     assert mg.median(X, axis=0, keepdims=True).shape == (1, 4)
     assert np.isnan(mg.median(np.array([1.0, np.nan, 2.0])).item())

@@ -1,0 +1,134 @@
+"""Checkpointing: forget what a function computed on the way, and compute it again when a walk comes by.
+
+Papers: Griewank, Walther 2000, Revolve; Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minigrad import random
+from minigrad.apply import pick_node
+from minigrad.errors import GraphError
+from minigrad.graph import Leaf, Node, mode, next_number, state
+from minigrad.ops.shape import alias
+from minigrad.rules import Operation
+from minigrad.tensor import Tensor
+from minigrad.tree import flatten, rebuild
+from minigrad.walk import _walk, gather, push
+
+
+def checkpoint(f: Callable[..., Any], *inputs: Any) -> Any:
+    """Return f(*inputs) and keep only the inputs; the pull walk runs f once more for what its rules need.
+
+    Inputs and outputs may be nested. Parameters that f closes over get their gradients, and random numbers
+    come out the same again. f must compute the same each time: it must not depend on what changes in between.
+    What f keeps is held until f returns, so memory is saved where f is one part of many.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor(2.0, requires_grad=True)
+    >>> mg.checkpoint(lambda x: mg.exp(x * x), x).backward()
+    >>> round(x.grad.item(), 3)
+    218.393
+    """
+    leaves = flatten(inputs)
+    given = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.node is not None]
+    if not state.recording or state.streaming:
+        return f(*inputs)
+    before = random.snapshot()
+
+    def run(values: Sequence[Tensor]) -> tuple[int, Any]:
+        """Run f with these in place of its inputs. Also the number from which its nodes count."""
+        replaced = list(leaves)
+        for i, value in zip(given, values, strict=True):
+            replaced[i] = value
+        start = next_number()
+        with mode(recording=True):
+            outputs = f(*rebuild(inputs, replaced))
+        # What f merely hands on is given a node of its own, so that every result is one of f's.
+        fresh = [_own(x, start) for x in flatten(outputs)]
+        return start, rebuild(outputs, fresh)
+
+    entries = [_entry(leaves[i].data) for i in given]
+    start, outputs = run(entries)
+    results = flatten(outputs)
+    places = [i for i, x in enumerate(results) if isinstance(x, Tensor) and x.node is not None]
+    if not places:
+        return outputs
+    own = {x.node for x in entries}
+    edges = dict.fromkeys(e for node in gather(_nodes(outputs), start) for e in node.inputs if e is not None)
+    outside = [edge for edge in edges if edge.number < start and edge not in own]
+
+    def run_again(values: Sequence[Tensor]) -> tuple[int, Any]:
+        with random.restored(before):
+            return run(values)
+
+    saved = (tuple(leaves[i].data for i in given), run_again)
+    shapes: Any = tuple(results[i].shape for i in places)
+    node = Node(CHECKPOINT, (*(leaves[i].node for i in given), *outside), saved, {}, shapes, None)
+    for number, i in enumerate(places):
+        results[i] = Tensor.of(results[i].data, pick_node(node, number, results[i].data))
+    return rebuild(outputs, results)
+
+
+def _entry(array: Any) -> Tensor:
+    return Tensor.of(array, Leaf(array.shape, array.dtype))
+
+
+def _own(x: Any, start: int) -> Any:
+    return alias(x) if isinstance(x, Tensor) and x.node is not None and x.node.number < start else x
+
+
+def _nodes(outputs: Any) -> list[Node]:
+    return [x.node for x in flatten(outputs) if isinstance(x, Tensor) and x.node is not None]
+
+
+class _Checkpoint(Operation):
+    """The operation of checkpoint nodes: both rules run the function again and go on from there.
+
+    A node's inputs are those of the function and, after them, whatever it closed over.
+    """
+
+    def _again(self, node: Node, lifted: bool) -> tuple[int, list[Node], list[Node | None]]:
+        """The number from which the new nodes count, the outputs' nodes, and what stands for the inputs."""
+        arrays, run = node.saved
+        values = [
+            Tensor.of(a, edge) if lifted else _entry(a) for a, edge in zip(arrays, node.inputs, strict=False)
+        ]
+        start, outputs = run(values)
+        roots = _nodes(outputs)
+        if len(roots) != len(node.shape):
+            raise GraphError(
+                f"a checkpointed function had {len(node.shape)} outputs with a gradient, and {len(roots)} "
+                "when it ran again; it must compute the same each time"
+            )
+        return start, roots, [*(value.node for value in values), *node.inputs[len(arrays) :]]
+
+    def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
+        start, roots, edges = self._again(node, lifted)
+        cotangents: dict[Node, Any] = {}
+        for root, part in zip(roots, v, strict=True):
+            if part is not None:
+                cotangents[root] = part if root not in cotangents else cotangents[root] + part
+        leaves = [edge for edge in edges if edge is not None and edge.operation is None]
+        collected: dict[Node, Any] = dict.fromkeys(leaves)
+        # Older nodes are not walked through: what arrives there stays in `cotangents`, for the outer walk.
+        with mode(recording=lifted):
+            _walk(gather(roots, start), cotangents, collected, lifted, lifted)
+        found = {**cotangents, **collected}
+        return [found.pop(edge, None) if edge is not None else None for edge in edges]
+
+    def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
+        _, roots, edges = self._again(node, lifted)
+        starts = {e: t for e, t in zip(edges, tangents, strict=True) if e is not None and t is not None}
+        return tuple(push(roots, starts, lifted=lifted))
+
+
+def _checkpoint(xp: Any, /, *inputs: Any) -> Any:
+    """Run a function and keep only its inputs."""
+    raise NotImplementedError("checkpoint nodes are made by mg.checkpoint")
+
+
+CHECKPOINT = _Checkpoint(_checkpoint, {})
+CHECKPOINT.rules, CHECKPOINT.several_outputs = None, True
