@@ -11,6 +11,7 @@ if not (Path(__file__).parent / "nn" / "__init__.py").is_file():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 from minigrad import errors, mutation, ops, random, testing
+from minigrad.allocator import keep_freed_memory
 from minigrad.backend import boolean as bool
 from minigrad.backend import (
     float16,
@@ -20,7 +21,6 @@ from minigrad.backend import (
     int16,
     int32,
     int64,
-    keep_freed_memory,
     uint8,
     uint16,
     uint32,
@@ -31,7 +31,7 @@ from minigrad.cost import Cost, cost
 from minigrad.draw_graph import draw_graph, graph_dot
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
 
-# The catalogue says what it hands on. Type checkers do not follow its sums of lists, so its parts are named too.
+# The catalogue says what it hands on; type checkers want its parts named too.
 from minigrad.ops import *  # noqa: F403
 from minigrad.ops import tensor as tensor  # the function, where the module of that name was
 from minigrad.ops.activations import *  # noqa: F403

@@ -29,6 +29,7 @@ MAY_NAME_ARRAY_LIBRARIES = ("minigrad/backend", "minigrad/random", "minigrad/tes
 NOT_MECHANISM = {
     "__init__.py",
     "__main__.py",
+    "allocator.py",
     "backend_cupy.py",
     "backend_linalg.py",
     "backend_selecting.py",

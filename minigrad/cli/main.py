@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """Run the subcommand that `args` names; its errors become one line on stderr and an exit code."""
-    from minigrad.backend import keep_freed_memory
+    from minigrad.allocator import keep_freed_memory
 
     keep_freed_memory()
     try:

@@ -108,7 +108,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "svd": [
         *parts(mg.svd, reduced, 3, *TALL, *WIDE),
         *each(
-            lambda x: (lambda u, s, vh: u @ (mg.tanh(s).reshape(-1, 1) * vh))(*mg.svd(x)),
+            lambda x: (lambda f: f.U @ (mg.tanh(f.S).reshape(-1, 1) * f.Vh))(mg.svd(x)),
             lambda x: (lambda u, s, vh: u @ (np.tanh(s)[:, None] * vh))(*reduced(x)),
             matrix(3, 3),
             matrix(3, 2),

@@ -261,6 +261,8 @@ def test_square_matrices_are_asked_for_by_name(name):
 
 
 def test_misuse_is_named():
+    complete: Any = {"mode": "complete"}
+    unknown: Any = {"ord": "no"}
     for call, kind, message in (
         (lambda: mg.solve(TALL, TALL), ShapeError, "solve needs square"),
         (lambda: mg.solve(np.eye(3), np.ones(2)), ShapeError, r"b \(2,\); expected b of shape \(3,\)"),
@@ -280,8 +282,8 @@ def test_misuse_is_named():
         (lambda: mg.matrix_power(TALL, 2), ShapeError, "matrix_power needs square"),
         (lambda: mg.svd(np.ones(3)), ShapeError, r"svd needs matrices.*\(3,\)"),
         (lambda: mg.svd(TALL, full_matrices=True), UsageError, "full_matrices"),
-        (lambda: mg.qr(TALL, mode="complete"), UsageError, "'complete' has no derivative"),
-        (lambda: mg.matrix_norm(TALL, ord="no"), UsageError, "'no'"),
+        (lambda: mg.qr(TALL, **complete), UsageError, "'complete' has no derivative"),
+        (lambda: mg.matrix_norm(TALL, **unknown), UsageError, "'no'"),
         (lambda: mg.matrix_norm(TALL, ord=3), UsageError, "got 3"),
     ):
         with pytest.raises(kind, match=message):

@@ -98,7 +98,7 @@ def test_a_product_of_matrices_is_one_matmul():
     a, b = mg.ones((8, 9), device="shapes"), mg.ones((9, 7), device="shapes")
     assert mg.cost(lambda: mg.einsum("ij,jk->ik", a, b)).flops == 2 * 8 * 9 * 7
     leaf = mg.ones((8, 9)).requires_grad_()
-    assert mg.einsum("ij,jk->ik", leaf, mg.ones((9, 7))).node.operation.name == "matmul"
+    assert "made by matmul" in repr(mg.einsum("ij,jk->ik", leaf, mg.ones((9, 7))))
 
 
 def test_integers_and_lists():

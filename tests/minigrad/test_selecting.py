@@ -277,7 +277,7 @@ def test_the_deviation_of_equal_numbers_has_derivative_zero():
     x = mg.tensor([[1.0, 1.0], [1.0, 2.0]], requires_grad=True)
     mg.std(x, axis=1).sum().backward()
     assert x.grad is not None
-    np.testing.assert_allclose(x.grad.numpy(), [[0, 0], [-0.5, 0.5]])
+    np.testing.assert_allclose(x.grad.numpy(), np.array(np.array([[0.0, 0.0], [-0.5, 0.5]])))
     assert np.isnan(mg.std(np.array([1.0, np.nan])).item())
 
 
