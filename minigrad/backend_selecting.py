@@ -78,6 +78,7 @@ class HostSelecting(LibrarySelecting):
         times slower).
         """
         count = indices.size
+        _check_range(indices, rows)
         indices = numpy.where(indices < 0, indices + rows, indices)
         pick = scipy.sparse.csr_array(
             (numpy.ones(count, values.dtype), indices, numpy.arange(count + 1)), shape=(count, rows)
@@ -85,13 +86,17 @@ class HostSelecting(LibrarySelecting):
         return numpy.asarray(pick.T @ values)
 
     def scatter_along_axis(self, values: Array, indices: Array, *, axis: int, length: int) -> Array:
-        if indices.size and not -length <= indices.min() <= indices.max() < length:
-            raise IndexError(f"indices from {indices.min()} to {indices.max()} on an axis of length {length}")
+        _check_range(indices, length)
         return super().scatter_along_axis(values, indices, axis=axis, length=length)
 
     def add_at(self, values: Array, places: Array, rows: int) -> Array:
         sums = numpy.bincount(places, values[:, 0].astype("float64", copy=False), minlength=rows)
         return sums.astype(values.dtype, copy=False)
+
+
+def _check_range(indices: numpy.ndarray, length: int) -> None:
+    if indices.size and not -length <= indices.min() <= indices.max() < length:
+        raise IndexError(f"indices from {indices.min()} to {indices.max()} on an axis of length {length}")
 
 
 class ShapeSelecting(Selecting):

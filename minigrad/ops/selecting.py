@@ -239,6 +239,8 @@ def index_add(x: Any, indices: Any, source: Any, /, *, axis: int = 0, alpha: flo
     place = _place(axis, x.ndim)
     indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=x.device)
     count, length = indices.size, x.shape[place]
+    if indices.dtype.kind not in "iu" and count:
+        raise DTypeError(f"index_add: indices are integers, got {indices.dtype}; use .astype('int64')")
     if indices.ndim != 1 or source.shape != (*x.shape[:place], count, *x.shape[place + 1 :]):
         raise ShapeError(
             f"index_add: source {source.shape} is not x {x.shape} with {indices.shape} slices on axis {place}"

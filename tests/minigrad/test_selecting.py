@@ -159,6 +159,11 @@ def test_slices_added():
         check_gradients(lambda x, s, axis=axis: mg.index_add(x, indices, s, axis=axis), x, s)
     with pytest.raises(ShapeError, match="index_add"):
         mg.index_add(X, indices, X)
+    for wrong in (3, -4):  # nothing is written beyond the array
+        with pytest.raises(ShapeError, match=f"from {wrong} to {wrong} on an axis of length 3"):
+            mg.index_add(X, [wrong], X[:1])
+    with pytest.raises(DTypeError, match="float64"):
+        mg.index_add(X, np.array([0.5]), X[:1])
 
 
 def test_masks():
@@ -277,7 +282,7 @@ def test_the_deviation_of_equal_numbers_has_derivative_zero():
     x = mg.tensor([[1.0, 1.0], [1.0, 2.0]], requires_grad=True)
     mg.std(x, axis=1).sum().backward()
     assert x.grad is not None
-    np.testing.assert_allclose(x.grad.numpy(), np.array(np.array([[0.0, 0.0], [-0.5, 0.5]])))
+    np.testing.assert_allclose(x.grad.numpy(), np.array([[0.0, 0.0], [-0.5, 0.5]]))
     assert np.isnan(mg.std(np.array([1.0, np.nan])).item())
 
 
