@@ -40,7 +40,6 @@ class Fused(Operation):
             parameters=[first, *signature.parameters.values()]
         )
         super().__init__(signature_carrier, {})
-        self.carrier = signature_carrier
         self.rules = None
         self.composition, self.fast_forward, self.fast_pull = composition, forward, pull
 

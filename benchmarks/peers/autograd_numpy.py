@@ -9,8 +9,8 @@ from autograd import value_and_grad
 from autograd.scipy.special import logsumexp
 
 from benchmarks.peers.numpy_adam import NumpyAdam
-from benchmarks.peers.step import Step, in_turn
-from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead, Workload
+from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead
 
 DESCRIPTION = f"autograd {version('autograd')}, the floor's Adam"
 
@@ -99,10 +99,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(lambda: float(differentiate(start)[0]))
 
 
-def build(workload: Workload) -> Step:
-    """The step of a workload."""
-    if isinstance(workload, MLP):
-        return mlp(workload)
-    if isinstance(workload, GPT):
-        return gpt(workload)
-    return overhead(workload)
+build = by_workload(mlp, gpt, overhead)

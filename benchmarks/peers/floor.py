@@ -15,8 +15,8 @@ from benchmarks.peers.kernels import (
     norm_backward,
     norm_forward,
 )
-from benchmarks.peers.step import Step, in_turn
-from benchmarks.workloads import GPT, MLP, Floats, Integers, Overhead, Workload
+from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.workloads import GPT, MLP, Floats, Integers, Overhead
 
 DESCRIPTION = f"plain NumPy {np.__version__} by hand (SciPy for the gradient of the embedding)"
 
@@ -250,10 +250,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(run, lambda: {"start": gradient})
 
 
-def build(workload: Workload) -> Step:
-    """The step of a workload."""
-    if isinstance(workload, MLP):
-        return mlp(workload)
-    if isinstance(workload, GPT):
-        return gpt(workload)
-    return overhead(workload)
+build = by_workload(mlp, gpt, overhead)

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers.step import Step, in_turn
-from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead, Workload
+from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead
 
 DESCRIPTION = f"jax {jax.__version__} jit"
 
@@ -128,10 +128,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(run)
 
 
-def build(workload: Workload) -> Step:
-    """The step of a workload."""
-    if isinstance(workload, MLP):
-        return mlp(workload)
-    if isinstance(workload, GPT):
-        return gpt(workload)
-    return overhead(workload)
+build = by_workload(mlp, gpt, overhead)

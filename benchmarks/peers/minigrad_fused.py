@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from benchmarks.peers.step import Step, in_turn
-from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead, Workload
+from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead
 from minigrad import nn
 
 mg.keep_freed_memory()
@@ -92,10 +92,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(run)
 
 
-def build(workload: Workload) -> Step:
-    """The step of a workload."""
-    if isinstance(workload, MLP):
-        return mlp(workload)
-    if isinstance(workload, GPT):
-        return gpt(workload)
-    return overhead(workload)
+build = by_workload(mlp, gpt, overhead)

@@ -9,8 +9,8 @@ from mygrad.nnet.activations import relu, softmax
 from mygrad.nnet.losses import softmax_crossentropy
 
 from benchmarks.peers.numpy_adam import NumpyAdam
-from benchmarks.peers.step import Step, in_turn
-from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead, Workload
+from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead
 
 mygrad.turn_memory_guarding_off()
 DESCRIPTION = f"MyGrad {mygrad.__version__}, memory guarding off, the floor's Adam"
@@ -95,10 +95,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(run)
 
 
-def build(workload: Workload) -> Step:
-    """The step of a workload."""
-    if isinstance(workload, MLP):
-        return mlp(workload)
-    if isinstance(workload, GPT):
-        return gpt(workload)
-    return overhead(workload)
+build = by_workload(mlp, gpt, overhead)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TypeAlias, TypeVar
 
-from benchmarks.workloads import Floats, Workload
+from benchmarks.workloads import GPT, MLP, Floats, Overhead, Workload
 
 Batch = TypeVar("Batch")
 
@@ -23,6 +23,21 @@ class Step:
 
 
 Builder: TypeAlias = Callable[[Workload], Step]
+
+
+def by_workload(
+    mlp: Callable[[MLP], Step], gpt: Callable[[GPT], Step], overhead: Callable[[Overhead], Step]
+) -> Builder:
+    """The `build` of a peer: the step of any workload, made by the function for its kind."""
+
+    def build(workload: Workload) -> Step:
+        if isinstance(workload, MLP):
+            return mlp(workload)
+        if isinstance(workload, GPT):
+            return gpt(workload)
+        return overhead(workload)
+
+    return build
 
 
 def in_turn(batches: Sequence[Batch]) -> Iterator[Batch]:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.peers.step import Step, in_turn
-from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead, Workload
+from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.workloads import GPT, MLP, Adam, Floats, Overhead
 
 torch.set_num_threads(1)
 DESCRIPTION = f"torch {torch.__version__} eager, SDPA, Adam(fused=True)"
@@ -116,10 +116,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(run, lambda: gradients({"start": leaf}))
 
 
-def build(workload: Workload) -> Step:
-    """The step of a workload."""
-    if isinstance(workload, MLP):
-        return mlp(workload)
-    if isinstance(workload, GPT):
-        return gpt(workload)
-    return overhead(workload)
+build = by_workload(mlp, gpt, overhead)
