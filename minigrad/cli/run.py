@@ -1,6 +1,7 @@
-"""`minigrad run`: any script on any number of MPI ranks."""
+"""`minigrad run`: a lesson, or any script, on any number of MPI ranks."""
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,8 @@ EXAMPLES = """\
 examples:
   minigrad run -n 4 train_digits.py --epochs 3     four ranks; what follows the script is the script's own
   minigrad run train_digits.py                     one rank, without MPI
+  minigrad run -n 4 18                             lesson 18 on four ranks
+  minigrad run -n 2 --device gpu 20                each rank on its own GPU
 
 The script asks `minigrad.dist.world()` who it is. The command that starts it is printed, so that you can
 type it yourself; what some MPI libraries need (as root, or with more ranks than cores) is set for you.
@@ -23,15 +26,18 @@ def add_parser(subparsers: Any) -> None:
     """Add `run` to the command line."""
     parser = subparsers.add_parser(
         "run",
-        help="run any script on P ranks",
-        description="Run a Python script on P MPI ranks of this machine.",
+        help="run a lesson, or any script, on P ranks",
+        description="Run a lesson or a Python script on P MPI ranks of this machine.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("-n", "--ranks", type=int, default=1, metavar="P", help="how many ranks (default: 1)")
     parser.add_argument("--threads", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("script", help="the Python file to run")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="where a lesson computes (default: cpu)"
+    )
+    parser.add_argument("script", metavar="N|SCRIPT", help="a lesson's number, or a Python file")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to the script as they are")
 
 
@@ -47,9 +53,16 @@ def main(args: argparse.Namespace) -> int:
         )
     if args.ranks < 1:
         raise UsageError(f"{args.ranks} ranks were asked for; give -n a number of at least 1")
-    if not Path(args.script).is_file():
-        raise UsageError(f"there is no file {args.script!r}; give the path of a Python script")
-    command = [sys.executable, args.script, *args.arguments]
+    script = args.script
+    if script.isdigit():
+        script = lesson_script(int(script))
+    elif not Path(script).is_file():
+        raise UsageError(
+            f"there is no file {script!r}; give the path of a Python script, or the number of a lesson"
+        )
+    if args.device == "gpu" and not on_gpus(args.ranks):
+        return 0
+    command = [sys.executable, script, *args.arguments]
     if args.ranks == 1:
         say(command)
         return subprocess.run(command, check=False).returncode
@@ -58,6 +71,32 @@ def main(args: argparse.Namespace) -> int:
 
     say(mpirun_command(args.ranks, command))
     return run_under_mpirun(command, ranks=args.ranks)
+
+
+def lesson_script(number: int) -> str:
+    """The file of a lesson: the learner's own copy if there is one here, else the course's."""
+    from minigrad.cli.lessons import own_exercise
+    from minigrad.lessons import find_lesson
+
+    lesson = find_lesson(number)
+    own = own_exercise(lesson)
+    mine = own is not None and own.with_name("lesson.py").is_file()
+    return str(own.with_name("lesson.py") if own is not None and mine else lesson.folder / "lesson.py")
+
+
+def on_gpus(ranks: int) -> bool:
+    """Tell the ranks to compute on GPUs and say who gets which; without a GPU, say so in a sentence."""
+    from minigrad import backend
+    from minigrad.errors import DeviceError
+
+    try:
+        count = backend.gpu().count()
+    except DeviceError as error:
+        print(f"skipped: {error}")
+        return False
+    os.environ["MINIGRAD_DEVICE"] = "gpu"
+    print("; ".join(f"rank {rank}: gpu:{rank % count}" for rank in range(ranks)), file=sys.stderr, flush=True)
+    return True
 
 
 def say(command: list[str]) -> None:

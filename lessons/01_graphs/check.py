@@ -1,0 +1,206 @@
+"""What the answers of lesson 1 must do."""
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigrad.lessons.checking import exercise, numbers, require, require_close
+
+ENGINE = [
+    "minigrad.transforms.grad",
+    "minigrad.transforms.vjp",
+    "minigrad.transforms.jvp",
+    "minigrad.transforms.value_and_grad",
+    "minigrad.transforms.jacobian",
+    "minigrad.tensor.Tensor.backward",
+]
+
+
+@st.composite
+def graphs(draw):
+    """Edges among up to six nodes; the last node is the end."""
+    count = draw(st.integers(2, 6))
+    edges = draw(
+        st.lists(
+            st.tuples(st.integers(0, count - 2), st.integers(1, count - 1), numbers()).filter(
+                lambda e: e[0] < e[1]
+            ),
+            max_size=9,
+        )
+    )
+    return edges, count - 1
+
+
+def all_paths(edges, start, end):
+    """The derivative by a stack of half-finished paths."""
+    total, stack = 0.0, [(start, 1.0)]
+    while stack:
+        node, product = stack.pop()
+        if node == end:
+            total += product
+        stack += [(head, product * factor) for tail, head, factor in edges if tail == node]
+    return total
+
+
+@exercise("1.1", "paths and their factored sum", points=1)
+@given(graph=graphs())
+def check_sum_over_paths(answer, graph):
+    edges, end = graph
+    for start in range(end + 1):
+        expected = all_paths(edges, start, end)
+        require_close(
+            answer.sum_over_paths(list(edges), start, end), expected, f"d node {end} / d node {start}"
+        )
+
+
+@exercise("1.1", "paths and their factored sum", points=2)
+@given(graph=graphs())
+def check_derivatives(answer, graph):
+    edges, end = graph
+    found = answer.derivatives(list(edges), end)
+    require(
+        isinstance(found, dict), f"derivatives must return a dict, and yours returns a {type(found).__name__}"
+    )
+    for node in range(end + 1):
+        expected = all_paths(edges, node, end)
+        what = f"d node {end} / d node {node}"
+        require_close(found.get(node, 0.0), expected, what + " (all paths that meet at a node must be added)")
+
+
+@exercise("1.1", "paths and their factored sum", points=0)
+def check_that_edges_are_visited_once(answer):
+    layers = 40  # 3 to the 40th power paths: nobody walks them all
+    edges = [(k, k + 1, 1.0) for k in range(layers) for _ in range(3)]
+    found = answer.derivatives(edges, layers)
+    require(
+        found[0] == 3.0**layers,
+        f"40 layers of three edges of factor 1: expected 3^40, and yours is {found[0]:g}",
+    )
+
+
+def program(kind, x, y, operations):
+    """Run a small random program over numbers of any kind that have +, * and sin."""
+    values = [x, y]
+    for name, i, j in operations:
+        one, other = values[i % len(values)], values[j % len(values)]
+        if name == "sin":
+            values.append(kind(one))
+        else:
+            values.append(one + other if name == "+" else one * other)
+    return values[-1]
+
+
+programs = st.lists(
+    st.tuples(st.sampled_from(["+", "*", "sin"]), st.integers(0, 9), st.integers(0, 9)),
+    min_size=1,
+    max_size=8,
+)
+
+
+def both_derivatives(operations, x, y):
+    """Value and derivatives of the program, by exact rules on triples."""
+
+    def add(a, b):
+        return tuple(p + q for p, q in zip(a, b, strict=True))
+
+    def multiply(a, b):
+        return a[0] * b[0], a[1] * b[0] + a[0] * b[1], a[2] * b[0] + a[0] * b[2]
+
+    values = [(x, 1.0, 0.0), (y, 0.0, 1.0)]
+    for name, i, j in operations:
+        one, other = values[i % len(values)], values[j % len(values)]
+        if name == "sin":
+            slope = math.cos(one[0])
+            values.append((math.sin(one[0]), slope * one[1], slope * one[2]))
+        else:
+            values.append(add(one, other) if name == "+" else multiply(one, other))
+    return values[-1]
+
+
+def readable(operations):
+    """The program in words, for the learner."""
+    lines, names = [], ["x", "y"]
+    for name, i, j in operations:
+        one, other = names[i % len(names)], names[j % len(names)]
+        lines.append(f"v{len(lines)} = " + (f"sin({one})" if name == "sin" else f"{one} {name} {other}"))
+        names.append(f"v{len(lines) - 1}")
+    return "; ".join(lines)
+
+
+@exercise("1.2", "dual numbers", points=2, rebuilds=ENGINE)
+@given(operations=programs, x=numbers(-1, 1), y=numbers(-1, 1))
+def check_dual(answer, operations, x, y):
+    value, by_x, by_y = both_derivatives(operations, x, y)
+    for name, tangents, expected in (("x", (1.0, 0.0), by_x), ("y", (0.0, 1.0), by_y)):
+        result = program(
+            lambda d: d.sin(), answer.Dual(x, tangents[0]), answer.Dual(y, tangents[1]), operations
+        )
+        require(
+            hasattr(result, "tangent"), f"{readable(operations)}: the result must be a Dual, not {result!r}"
+        )
+        require_close(result.value, value, f"the value of {readable(operations)}")
+        require_close(result.tangent, expected, f"the derivative by {name} of {readable(operations)}")
+
+
+@exercise("1.2", "dual numbers", points=0)
+@given(x=numbers(-1, 1), number=numbers())
+def check_dual_with_plain_numbers(answer, x, number):
+    d = answer.Dual(x, 1.0)
+    for what, result, value, tangent in (
+        ("x + number", d + number, x + number, 1.0),
+        ("number + x", number + d, x + number, 1.0),
+        ("x * number", d * number, x * number, number),
+        ("number * x", number * d, x * number, number),
+        ("exp(x)", d.exp(), math.exp(x), math.exp(x)),
+    ):
+        require_close(result.value, value, f"the value of {what}")
+        require_close(result.tangent, tangent, f"the derivative of {what}")
+    require(d.value == x and d.tangent == 1.0, "an operation changed its operand; return a new Dual")
+
+
+@exercise("1.3", "a tape and the walk back", points=3, rebuilds=ENGINE)
+@given(operations=programs, x=numbers(-1, 1), y=numbers(-1, 1))
+def check_backward(answer, operations, x, y):
+    value, by_x, by_y = both_derivatives(operations, x, y)
+    first, second = answer.Value(x), answer.Value(y)
+    output = program(lambda v: v.sin(), first, second, operations)
+    require_close(output.value, value, f"the value of {readable(operations)}")
+    for time in ("", " when backward runs a second time"):
+        answer.backward(output)
+        for name, leaf, expected in (("x", first, by_x), ("y", second, by_y)):
+            what = f"the gradient of {name} in {readable(operations)}{time}"
+            require_close(leaf.gradient, expected, what)
+
+
+@exercise("1.3", "a tape and the walk back", points=0)
+def check_deep_graphs(answer):
+    x = answer.Value(1.0)
+    y, one = x, answer.Value(1.0)
+    for _ in range(20_000):
+        y = y * one
+    answer.backward(y)
+    require_close(x.gradient, 1.0, "the gradient at the end of a chain of 20,000 multiplications by 1")
+    y = x
+    for _ in range(60):
+        y = y + y
+    answer.backward(y)
+    require_close(x.gradient, 2.0**60, "the gradient below 60 times y = y + y (each node passes on once)")
+
+
+@exercise("1.4", "un-broadcasting", points=2)
+@given(
+    long=st.lists(st.integers(1, 3), max_size=3),
+    stretched=st.lists(st.booleans(), min_size=3, max_size=3),
+    missing=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def check_unbroadcast(answer, long, stretched, missing, seed):
+    shape = tuple(1 if stretch else n for n, stretch in zip(long, stretched, strict=False))[missing:]
+    gradient = np.random.default_rng(seed).integers(-4, 5, size=tuple(long)).astype(float)
+    found = answer.unbroadcast(gradient.copy(), shape)
+    expected = np.zeros(shape)
+    places = np.broadcast_to(np.arange(expected.size).reshape(shape), gradient.shape)
+    np.add.at(expected.reshape(-1), places.reshape(-1), gradient.reshape(-1))
+    require_close(found, expected, f"a gradient of shape {gradient.shape} for an array of shape {shape}")

@@ -1,0 +1,137 @@
+"""`minigrad grade`: many learners' answers, each checked apart, into one table."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigrad.errors import UsageError
+
+if TYPE_CHECKING:
+    from minigrad.lessons import Lesson
+    from minigrad.lessons.verdict import Result
+
+DESCRIPTION = """\
+Grade a folder of submissions: one folder a learner, in it lesson folders (01_graphs/exercise.py, ...)
+as `minigrad learn` and `minigrad export` make them. Writes grades.csv (a row a learner and lesson) and grades.json
+(everything, with the seed and the version of the checks, so that grading can be repeated).
+
+Each answer runs in a process of its own, without rights and network, in limited time and memory, where the
+course cannot be changed and other submissions are not seen; where the system does not offer all of
+that, it says so.
+"""
+PARTS = {
+    "limits": "its time and memory are not limited",
+    "network": "it can reach the network",
+    "course": "it can change the course",
+    "rights": "it has your rights",
+}
+GIBIBYTE = 1 << 30
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `grade` to the command line."""
+    parser = subparsers.add_parser(
+        "grade",
+        help="grade many learners' answers into a table",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="one folder a learner")
+    parser.add_argument("--lessons", type=int, nargs="+", metavar="N", help="only these lessons")
+    parser.add_argument("--seed", type=int, metavar="S", help="grade again with the cases of this seed")
+    parser.add_argument("--quick", action="store_true", help="draw as few cases as `minigrad check` does")
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GB", help="limit of each (default: 8)")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where the tables go (default: here)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Grade all and write both tables. Raises UsageError where there is nothing to grade."""
+    from minigrad.lessons import find_lesson, lessons
+    from minigrad.lessons.contain import contained
+    from minigrad.lessons.verdict import fresh_seed
+
+    wanted = lessons() if args.lessons is None else [find_lesson(number) for number in args.lessons]
+    if not args.submissions.is_dir():
+        raise UsageError(f"there is no folder {args.submissions}; it holds one folder a learner")
+    folders = sorted(path for path in args.submissions.iterdir() if path.is_dir() and path.name[0] != ".")
+    work = [
+        (who, lesson) for who in folders for lesson in wanted if (who / lesson.name / "exercise.py").is_file()
+    ]
+    if not work:
+        names = ", ".join(lesson.name for lesson in wanted[:3])
+        raise UsageError(f"no folder in {args.submissions} has an exercise.py in {names}, ...; see --help")
+    if not args.out.is_dir():
+        raise UsageError(f"there is no folder {args.out} for the tables; make it first")
+    open_parts = [PARTS[part] for part, held in contained().items() if not held]
+    if open_parts:
+        print("warning: submissions are not contained on this system: " + "; ".join(open_parts), flush=True)
+    seed = fresh_seed() if args.seed is None else args.seed
+    rows = []
+    for number, (who, lesson) in enumerate(work, 1):
+        result = grade_one(args.submissions, who / lesson.name / "exercise.py", lesson, seed, args)
+        rows.append({"learner": who.name, **result.as_json()})
+        print(
+            f"{number}/{len(work)}  {who.name:24} {lesson.name:20} {result.points}/{result.possible}",
+            flush=True,
+        )
+    write(
+        args.out / "grades.json",
+        json.dumps({"seed": seed, "contained": contained(), "grades": rows}, indent=2),
+    )
+    write(args.out / "grades.csv", as_csv(rows))
+    print(f"\n{args.out / 'grades.csv'} and grades.json; the same cases again: --seed {seed}")
+    return 0
+
+
+def grade_one(
+    submissions: Path, answer: Path, lesson: "Lesson", seed: int, args: argparse.Namespace
+) -> "Result":
+    """Check a copy of one answer, contained, where it sees nobody else's."""
+    from minigrad.lessons.catalogue import HOME
+    from minigrad.lessons.contain import command
+    from minigrad.lessons.verdict import SECONDS, check
+
+    profile = "check" if args.quick else "grade"
+    seconds = SECONDS[profile] * (1 + sum(len(exercise.checks) for exercise in lesson.exercises))
+    with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
+        os.chmod(folder, 0o755)
+        subject = Path(folder, "exercise.py")
+        shutil.copyfile(answer, subject)
+        hidden = [submissions] if submissions.resolve() not in (HOME, *HOME.parents) else []
+        prefix = command(
+            seconds=seconds,
+            memory_bytes=int(args.memory * GIBIBYTE),
+            hidden=hidden,
+            read_only=[HOME, Path(__file__).resolve().parents[1]],
+        )
+        return check(lesson, subject, profile=profile, seed=seed, command=prefix)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """One row a learner and lesson; names that a spreadsheet would take for formulas are quoted."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["learner", "lesson", "points", "possible", "states", "version", "seed"])
+    for row in rows:
+        learner = re.sub(r"^(?=[=+\-@\t\r])", "'", row["learner"])
+        states = " ".join(f"{one['exercise']}:{one['state']}" for one in row["exercises"])
+        figures = (row["points"], row["possible"], states, row["version"], row["seed"])
+        table.writerow([learner, row["name"], *figures])
+    return out.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file aside and move it into place."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
