@@ -32,7 +32,7 @@ def ring_all_reduce(world: World, array: np.ndarray) -> None:
 def halving_doubling_all_reduce(world: World, array: np.ndarray) -> None:
     """Replace `array` (flat) by its sum over all ranks. world.size is a power of two that divides array.size.
 
-    Halving: at distance p/2, p/4, ..., 1 exchange with rank XOR distance the half of your part that is theirs,
+    Halving: at distance p/2, p/4, ..., 1 exchange with rank XOR distance the half of your part that is theirs
     and add what you get to the half that is yours. Doubling: the same way back, with finished parts.
     """
     raise Todo("18.2: log2 p exchanges that halve, log2 p that double")
