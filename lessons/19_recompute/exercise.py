@@ -3,7 +3,8 @@
 Replace each `raise Todo(...)`; keep the names. `minigrad check 19` checks all, `minigrad check 19.2` one.
 
 A layer has `forward(x)`, which returns the next state, and `backward(x, cotangent)`, which turns the
-cotangent of its output into that of its input x. The check counts the states that are alive, wherever you keep them.
+cotangent of its output into that of its input x. The check counts the states that are alive, wherever you
+keep them.
 """
 
 from collections.abc import Callable, Sequence
