@@ -128,11 +128,11 @@ chart = line_chart(
     {
         f"{name}, {what}": (sizes, [ranks[0][which] / scale for ranks in runs])
         for name, runs in measured.items()
-        for what, which, scale in (("steps", 1, 1), ("arrays sent by a rank", 0, elements * 8))
+        for what, which, scale in (("steps", 1, 1), ("arrays", 0, elements * 8))
     },
     title="What an all-reduce costs one rank",
     x_label="ranks",
-    y_label="steps; arrays sent",
+    y_label="steps; arrays sent by a rank",
 )
 figure(
     "traffic", chart, "Counted from the messages: both send the same, halving and doubling in fewer steps."

@@ -182,11 +182,17 @@ def check_fewest_ranks(answer, billions, stage, limit):
     found = answer.fewest_ranks(psi, stage, room)
     what = f"{psi / 1e9:g} billion parameters, stage {stage}, {limit} GB"
     if found is None:
-        require(not fits(10**9, room * (1 - 1e-9)), f"{what}: there is a number of ranks that fits, and yours is None")
+        require(
+            not fits(10**9, room * (1 - 1e-9)),
+            f"{what}: there is a number of ranks that fits, and yours is None",
+        )
         return
     require(
         isinstance(found, int) and found >= 1,
         f"{what}: expected a whole number of ranks, and yours is {found!r}",
     )
     require(fits(found, room * (1 + 1e-9)), f"{what}: with {found} ranks it does not fit")
-    require(found == 1 or not fits(found - 1, room * (1 - 1e-9)), f"{what}: {found - 1} ranks are enough, and yours is {found}")
+    require(
+        found == 1 or not fits(found - 1, room * (1 - 1e-9)),
+        f"{what}: {found - 1} ranks are enough, and yours is {found}",
+    )
