@@ -15,11 +15,13 @@ from typing import Any
 import numpy
 
 from minigrad import backend, random
+from minigrad.checkpoint import checkpoint
 from minigrad.errors import ShapeError, UsageError
 from minigrad.graph import no_grad
 from minigrad.nn import functional, init
+from minigrad.nn.containers import ModuleList
 from minigrad.nn.layers import Dropout, Embedding, LayerNorm, Linear
-from minigrad.nn.module import Module, ModuleList
+from minigrad.nn.module import Module
 from minigrad.ops import cross_entropy, matmul, matrix_transpose, permute_dims, reshape, softmax, where
 from minigrad.ops.attention import hidden
 from minigrad.tensor import Tensor
@@ -137,13 +139,15 @@ class Block(Module):
 class GPT(Module):
     """Token numbers (batch, time) to logits of the next token (batch, time, vocabulary).
 
-    Every starting value is a function of `seed` and the parameter's name.
+    Every starting value is a function of `seed` and the parameter's name. With `checkpoint_activations` a
+    walk keeps only what enters each block, and computes what is in it once more (Chen et al. 2016, §3).
     """
 
     def __init__(
         self, config: GPTConfig, *, seed: int = 0, dtype: Any = "float32", device: str | None = None
     ) -> None:
         self.config = config
+        self.checkpoint_activations = False
         self.wte = Embedding(config.vocabulary, config.width, dtype=dtype, device=device)
         self.wpe = Embedding(config.context, config.width, dtype=dtype, device=device)
         self.drop = Dropout(config.dropout, stream="drop")
@@ -174,14 +178,21 @@ class GPT(Module):
             )
         x = self.drop(self.wte(tokens) + self.wpe.weight[start : start + time])
         for index, block in enumerate(self.h):
-            x = block(x, caches[index] if caches else None)
+            if caches or not self.checkpoint_activations:
+                x = block(x, caches[index] if caches else None)
+            else:
+                x = checkpoint(block, x)
         return self.ln_f(x)
 
     def loss(self, tokens: Any, targets: Any, *, reduction: str = "mean") -> Tensor:
-        """Cross-entropy in nats of the targets (batch, time), over all positions."""
-        return cross_entropy(
-            self(tokens), Tensor(targets, device=self.wte.weight.device), reduction=reduction
-        )
+        """Cross-entropy in nats of the targets (batch, time), over all positions.
+
+        It is computed in float32 at least: a sum over a batch is soon beyond the largest float16.
+        """
+        logits = self(tokens)
+        if logits.dtype.itemsize < 4:
+            logits = logits.astype("float32")
+        return cross_entropy(logits, Tensor(targets, device=self.wte.weight.device), reduction=reduction)
 
     def generate(
         self, tokens: Any, count: int, *, temperature: float = 1.0, top_k: int | None = None, seed: int = 0

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigrad import backend
 from minigrad.errors import DTypeError, ShapeError, UsageError
+from minigrad.nn.hooks import AfterForward, BeforeForward, Handle, Hooks
+from minigrad.nn.location import MISFITS, locate
+from minigrad.nn.parameter import Buffer as Buffer
+from minigrad.nn.parameter import Parameter as Parameter
 from minigrad.tensor import Tensor
 
 
-class Parameter(Tensor):
-    """A tensor that a module learns: a leaf that requires a gradient."""
+class IncompatibleKeys(NamedTuple):
+    """What a load that is not strict left out: keys that the state lacks, and keys that the module lacks."""
 
-    __slots__ = ()
-
-    def __init__(
-        self, data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = True
-    ) -> None:
-        super().__init__(data, dtype=dtype, device=device, requires_grad=requires_grad)
-
-
-class Buffer(Tensor):
-    """A tensor that belongs to a module's state and is not learned; saved with it if `persistent`."""
-
-    __slots__ = ("persistent",)
-
-    def __init__(
-        self, data: Any, *, dtype: Any = None, device: str | None = None, persistent: bool = True
-    ) -> None:
-        super().__init__(data, dtype=dtype, device=device)
-        self.persistent = persistent
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        twin = super().__deepcopy__(memo)
-        twin.persistent = self.persistent  # type: ignore[attr-defined]
-        return twin
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -49,14 +32,71 @@ class Module:
     """
 
     training = True
+    _hooks: Hooks | None = None
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward method; write one")
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
-        return self.forward(*inputs, **keywords)
+        try:
+            if self._hooks is None:
+                return self.forward(*inputs, **keywords)
+            return self._hooks.run(self, inputs, keywords)
+        except MISFITS as error:
+            locate(self, error)
+            raise
+
+    def register_forward_pre_hook(self, hook: BeforeForward) -> Handle:
+        """Call `hook(module, inputs)` before every forward; what it returns, unless None, are the inputs
+        instead.
+
+        Inputs are positional ones; keywords pass by. Hooks run in the order of registration. The handle's
+        `remove()` takes the hook away.
+        """
+        self._hooks = self._hooks or Hooks()
+        return Handle(self._hooks.before, hook)
+
+    def register_forward_hook(self, hook: AfterForward) -> Handle:
+        """Call `hook(module, inputs, output)` after every forward; what it returns, unless None, is the
+        output instead. The handle's `remove()` takes the hook away.
+        """
+        self._hooks = self._hooks or Hooks()
+        return Handle(self._hooks.after, hook)
 
     # ----- What is inside -----
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
+        if isinstance(before, Parameter | Buffer) and not isinstance(
+            value, Parameter | Buffer | Module | None
+        ):
+            kind = type(before).__name__
+            raise UsageError(
+                f"{type(self).__name__}.{name} is a {kind}, and a {type(value).__name__} would silently take "
+                f"its place; assign an nn.{kind}, or write into it: module.{name}.assign(...)"
+            )
+        object.__setattr__(self, name, value)
+
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        """The same as assigning it to an attribute."""
+        setattr(self, name, parameter)
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """The same as assigning `nn.Buffer(tensor, persistent=persistent)` to an attribute."""
+        setattr(self, name, None if tensor is None else Buffer(tensor, persistent=persistent))
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """The same as assigning it to an attribute."""
+        setattr(self, name, module)
+
+    def get_submodule(self, target: str) -> Module:
+        """The module of a dotted name, "" being this one. Raises UsageError where there is none."""
+        found: Any = self
+        for name in target.split(".") if target else ():
+            found = vars(found).get(name)
+            if not isinstance(found, Module):
+                raise UsageError(f"{type(self).__name__} has no module {target!r} (nothing at {name!r})")
+        return found
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside, with their names."""
@@ -77,40 +117,51 @@ class Module:
         seen.add(id(self))
         yield prefix, self
         for name, child in self.named_children():
-            yield from child._named_modules(f"{prefix}.{name}" if prefix else name, seen)
+            yield from child._named_modules(_dotted(prefix, name), seen)
 
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
 
-    def _named_tensors(self, kind: type) -> Iterator[tuple[str, Any]]:
+    def _named_tensors(self, kind: type, prefix: str, recurse: bool) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        for prefix, module in self.named_modules():
+        for path, module in self.named_modules(prefix) if recurse else [(prefix, self)]:
             for name, value in vars(module).items():
                 if isinstance(value, kind) and id(value) not in seen:
                     seen.add(id(value))
-                    yield f"{prefix}.{name}" if prefix else name, value
+                    yield _dotted(path, name), value
 
     def _every_module(self, prefix: str) -> Iterator[tuple[str, Module]]:
         """As `named_modules`, but a module that is shared comes under each of its names."""
         yield prefix, self
         for name, child in self.named_children():
-            yield from child._every_module(f"{prefix}.{name}" if prefix else name)
+            yield from child._every_module(_dotted(prefix, name))
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
         """All parameters with dotted names in order of declaration; one that is shared comes once, under its
-        first name.
+        first name. Without `recurse` only this module's own.
         """
-        return self._named_tensors(Parameter)
+        return self._named_tensors(Parameter, prefix, recurse)
 
-    def parameters(self) -> Iterator[Parameter]:
-        return (parameter for _, parameter in self.named_parameters())
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
-    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+    def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Buffer]]:
         """All buffers with dotted names."""
-        return self._named_tensors(Buffer)
+        return self._named_tensors(Buffer, prefix, recurse)
 
-    def buffers(self) -> Iterator[Buffer]:
-        return (buffer for _, buffer in self.named_buffers())
+    def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets when this module is printed: its arguments."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [line for name, child in self.named_children() for line in f"({name}): {child}".split("\n")]
+        name, extra = type(self).__name__, self.extra_repr()
+        if not lines:
+            return f"{name}({extra})"
+        return "\n  ".join([f"{name}(", *([extra] if extra else []), *lines]) + "\n)"
 
     # ----- Modes -----
 
@@ -124,6 +175,12 @@ class Module:
 
     def eval(self) -> Any:
         return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Whether the parameters are learned; without, they are frozen. Returns itself."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -154,6 +211,12 @@ class Module:
                     tensor.requires_grad_(False).requires_grad_()
         return self
 
+    def float(self) -> Any:
+        return self.to(dtype="float32")
+
+    def double(self) -> Any:
+        return self.to(dtype="float64")
+
     # ----- State -----
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -162,15 +225,15 @@ class Module:
 
     def _state(self) -> dict[str, Tensor]:
         return {
-            f"{prefix}.{name}" if prefix else name: value
+            _dotted(prefix, name): value
             for prefix, module in self._every_module("")
             for kind in (Parameter, Buffer)
             for name, value in vars(module).items()
             if isinstance(value, kind) and getattr(value, "persistent", True)
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Copy values by name into parameters and buffers.
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy values by name into parameters and buffers. Returns the keys that were missing and unexpected.
 
         Raises UsageError or ShapeError, before anything is changed, listing every key that is missing or
         unexpected (with `strict`) and every one whose shape differs.
@@ -181,15 +244,15 @@ class Module:
             for name, v in state.items()
             if name in own
         }
-        missing = [name for name in own if name not in state] if strict else []
-        unexpected = [name for name in state if name not in own] if strict else []
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
         shapes = [
             f"{name} is {given[name].shape}, expected {own[name].shape}"
             for name in own
             if name in given and given[name].shape != own[name].shape
         ]
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-        if any(found.values()):
+        if shapes or (strict and (missing or unexpected)):
+            found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
             text = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
             kind = ShapeError if shapes else UsageError
             raise kind(f"the state does not fit {type(self).__name__}: {text}")
@@ -197,51 +260,8 @@ class Module:
             given[name] = backend.asarray(array, device=own[name].device, dtype=own[name].dtype)
         for name, array in given.items():
             own[name].assign(array)
+        return IncompatibleKeys(missing, unexpected)
 
 
-def _module(value: Any) -> Module:
-    if not isinstance(value, Module):
-        raise UsageError(f"expected a Module, got {value!r}; give a function a Module of its own")
-    return value
-
-
-class Sequential(Module):
-    """Modules one after the other, named "0", "1", ..."""
-
-    def __init__(self, *modules: Module) -> None:
-        for index, module in enumerate(modules):
-            setattr(self, str(index), _module(module))
-
-    def __len__(self) -> int:
-        return len(list(self.children()))
-
-    def __getitem__(self, index: int) -> Module:
-        return list(self.children())[index]
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def forward(self, x: Any) -> Any:
-        for module in self.children():
-            x = module(x)
-        return x
-
-
-class ModuleList(Module):
-    """A list of modules, named "0", "1", ... It has no forward of its own."""
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        for module in modules:
-            self.append(module)
-
-    def append(self, module: Module) -> None:
-        setattr(self, str(len(self)), _module(module))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.children())
-
-    def __getitem__(self, index: int) -> Module:
-        return list(self.children())[index]
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

@@ -172,6 +172,26 @@ def test_layer_norm_refuses_another_shape():
 # ----- Dropout ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("padding", [1, -4])
+def test_the_row_of_padding_starts_as_zeros_and_stays(padding):
+    layer = nn.Embedding(5, 3, padding_idx=padding)
+    assert not layer.weight.numpy()[1].any()
+    out = layer(np.array([[0, 1, 1], [4, 1, 0]]))
+    np.testing.assert_array_equal(out.numpy()[:, 1], 0.0)
+    (out * tensor(array(2, 3, 3).astype("float32"))).sum().backward()
+    assert layer.weight.grad is not None
+    touched = layer.weight.grad.numpy().any(axis=1)
+    assert touched.tolist() == [True, False, False, False, True]
+
+
+def test_vectors_that_are_given_are_kept_and_frozen_unless_asked():
+    table = array(4, 2)
+    layer = nn.Embedding.from_pretrained(table)
+    np.testing.assert_array_equal(layer.weight.numpy(), table)
+    assert not layer.weight.requires_grad
+    assert nn.Embedding.from_pretrained(table, freeze=False).weight.requires_grad
+
+
 def test_dropout_keeps_a_share_of_one_minus_p_and_the_mean():
     layer = nn.Dropout(0.3)
     out = layer(tensor(np.ones((200, 500)))).numpy()
@@ -203,8 +223,7 @@ def test_dropout_differs_by_layer_call_and_step():
         later = one(x).numpy()
     with random.scope(seed=1, step=1, samples=range(8)):
         elsewhere = one(x).numpy()
-    np.testing.assert_array_equal(first, again)
-    assert all((first != drawn).mean() > 0.3 for drawn in (beside, later, elsewhere))
+    assert all((first != drawn).mean() > 0.3 for drawn in (again, beside, later, elsewhere))
     assert (one(x).numpy() != one(x).numpy()).any()
 
 

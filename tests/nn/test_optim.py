@@ -64,6 +64,8 @@ def test_defaults_are_torchs():
         "betas": (0.9, 0.999),
         "eps": 1e-8,
         "weight_decay": 1e-2,
+        "amsgrad": False,
+        "maximize": False,
     }
 
 
@@ -218,7 +220,7 @@ def test_a_buffer_that_is_not_contiguous_is_refused_before_anything_changes():
     for p in own:
         give(p, np.ones(p.shape))
     before = [p.numpy().copy() for p in own]
-    with pytest.raises(UsageError, match="parameter 1 has strides"):
+    with pytest.raises(UsageError, match="parameter 1 has 6 entries with strides"):
         optimizer.step()
     assert all(np.array_equal(p.numpy(), old) for p, old in zip(own, before, strict=True))
 
@@ -264,12 +266,31 @@ def test_a_walk_through_values_that_a_step_overwrote_is_refused():
 def test_parameters_that_left_the_flat_array_are_noticed():
     """Otherwise a step would go on changing an array that the model no longer reads."""
     model = nn.Linear(2, 1)
-    first = AdamW(model.parameters())
-    AdamW(model.parameters())
+    first, second = AdamW(model.parameters()), AdamW(model.parameters())
     model(tensor(np.ones((1, 2), "float32"))).sum().backward()
+    first.step()
+    second.step()
     with pytest.raises(UsageError, match="parameter 0 left this optimizer's array"):
         first.step()
-    moved = AdamW(model.parameters())
     model.to(dtype="float64")
     with pytest.raises(UsageError, match=r"\.to\("):
-        moved.step()
+        second.step()
+
+
+def test_parameters_may_be_moved_before_the_first_step():
+    model = nn.Linear(2, 1)
+    optimizer = AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
+    model.to(dtype="float64")
+    before = model.weight.numpy().copy()
+    model(tensor(np.ones((1, 2)))).sum().backward()
+    optimizer.step()
+    np.testing.assert_allclose(model.weight.numpy(), before - 0.1, rtol=1e-6)
+    assert {array.dtype for array in optimizer.flat_state.values()} == {np.dtype("float64")}
+
+
+def test_parameters_that_no_longer_are_alike_are_noticed():
+    own = parameters([(2,), (3,)])
+    optimizer = AdamW(own)
+    own[1].data = own[1].data.astype("float32")
+    with pytest.raises(UsageError, match="share dtype"):
+        optimizer.step()

@@ -1,4 +1,4 @@
-"""Clipping by the norm of all gradients."""
+"""Clipping by the norm of all gradients, or by value."""
 
 import math
 
@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigrad import nn
+from minigrad.backend import of_device
 from minigrad.errors import UsageError
-from minigrad.nn.utils import clip_grad_norm_
+from minigrad.nn.utils import clip_coefficient, clip_grad_norm_, clip_grad_value_
 from minigrad.ops import tensor
+from minigrad.tensor import Tensor
 
 
 def with_gradients(*gradients: np.ndarray | None) -> list[nn.Parameter]:
@@ -38,7 +40,7 @@ def test_the_joint_norm_ends_at_most_at_the_limit(shapes, scale, limit):
     parameters = with_gradients(*before, None)
     flat = joined(parameters)
     norm = float(np.linalg.norm(flat))
-    assert clip_grad_norm_(parameters, limit) == pytest.approx(norm, rel=1e-12)
+    assert clip_grad_norm_(parameters, limit).item() == pytest.approx(norm, rel=1e-12)
     after = joined(parameters)
     if norm <= limit:
         np.testing.assert_array_equal(after, flat)
@@ -51,7 +53,7 @@ def test_the_joint_norm_ends_at_most_at_the_limit(shapes, scale, limit):
 
 def test_by_hand():
     parameters = with_gradients(np.array([3.0]), np.array([[0.0, 4.0]]))
-    assert clip_grad_norm_(parameters, 1.0) == 5.0
+    assert clip_grad_norm_(parameters, 1.0).item() == 5.0
     np.testing.assert_allclose(joined(parameters), [0.6, 0.0, 0.8], rtol=1e-6)
 
 
@@ -62,28 +64,30 @@ def test_gradients_are_scaled_where_they_lie():
     for place, parameter in enumerate(parameters):
         parameter.grad_buffer = flat[2 * place : 2 * place + 2]
         (parameter * 10.0).sum().backward()
-    assert clip_grad_norm_(parameters, 2.0) == 20.0
+    assert clip_grad_norm_(parameters, 2.0).item() == 20.0
     np.testing.assert_allclose(flat, np.ones(4), rtol=1e-6)
 
 
 def test_any_iterable_and_one_parameter_alone():
     first, second = with_gradients(np.array([3.0, 4.0]), np.array([12.0]))
-    assert clip_grad_norm_((p for p in (first, second)), 100.0) == 13.0
-    assert clip_grad_norm_(first, 1.0) == 5.0
+    assert clip_grad_norm_((p for p in (first, second)), 100.0).item() == 13.0
+    assert clip_grad_norm_(first, 1.0).item() == 5.0
     np.testing.assert_allclose(joined([first]), [0.6, 0.8], rtol=1e-6)
     assert second.grad is not None
     assert second.grad.item() == 12.0
 
 
 def test_no_gradients_have_no_norm():
-    assert clip_grad_norm_(with_gradients(None, None), 1.0) == 0.0
-    assert clip_grad_norm_([], 1.0) == 0.0
+    assert clip_grad_norm_(with_gradients(None, None), 1.0).item() == 0.0
+    assert clip_grad_norm_([], 1.0).item() == 0.0
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_norm_that_is_not_finite_is_told_and_changes_nothing(value):
     parameters = with_gradients(np.array([value, 5.0]), np.array([7.0]))
     assert not math.isfinite(clip_grad_norm_(parameters, 1.0))
+    with pytest.raises(UsageError, match="norm of the gradients is"):
+        clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
     assert joined(parameters)[1:].tolist() == [5.0, 7.0]
 
 
@@ -93,3 +97,54 @@ def test_limits_that_make_no_sense_are_refused(limit):
     with pytest.raises(UsageError, match="must be positive"):
         clip_grad_norm_(parameters, limit)
     assert joined(parameters).tolist() == [5.0]
+
+
+@given(
+    norm_type=st.sampled_from([0.5, 1, 2, 3.5, math.inf]),
+    sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    limit=st.floats(1e-2, 1e2),
+)
+def test_norms_of_other_types(norm_type, sizes, limit):
+    generator = np.random.default_rng(0)
+    parameters = with_gradients(*(generator.normal(size=size) for size in sizes))
+    flat = joined(parameters)
+    norm = float(np.linalg.norm(flat, norm_type)) if flat.size else 0.0
+    assert clip_grad_norm_(parameters, limit, norm_type).item() == pytest.approx(norm, rel=1e-12)
+    expected = flat * min(1.0, limit / (norm + 1e-6))
+    np.testing.assert_allclose(joined(parameters), expected, rtol=1e-12)
+
+
+@given(limit=st.floats(0, 3), sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4))
+def test_every_entry_ends_within_its_bounds(limit, sizes):
+    generator = np.random.default_rng(0)
+    parameters = with_gradients(*(generator.normal(size=size) for size in sizes), None)
+    flat = joined(parameters)
+    clip_grad_value_(parameters, limit)
+    np.testing.assert_array_equal(joined(parameters), np.clip(flat, -limit, limit))
+
+
+def test_more_limits_that_make_no_sense_are_refused():
+    parameters = with_gradients(np.array([5.0]))
+    for norm_type in (0.0, -1.0, math.nan):
+        with pytest.raises(UsageError, match="positive number or infinity"):
+            clip_grad_norm_(parameters, 1.0, norm_type)
+    with pytest.raises(UsageError, match="must not be negative"):
+        clip_grad_value_(parameters, -1.0)
+    assert joined(parameters).tolist() == [5.0]
+
+
+def test_half_precision_is_squared_in_single():
+    parameter = nn.Parameter(np.zeros(1000, "float16"))
+    parameter.grad = tensor(np.full(1000, 100.0, "float16"))
+    norm = clip_grad_norm_(parameter, 1.0).item()
+    assert norm == pytest.approx(100.0 * math.sqrt(1000), rel=1e-6)
+    assert parameter.grad is not None
+    assert parameter.grad.dtype == np.float16
+    np.testing.assert_allclose(parameter.grad.numpy(), np.full(1000, 1 / math.sqrt(1000)), rtol=2e-3)
+
+
+def test_nobody_looks_at_a_norm_on_arrays_without_values():
+    parameter = nn.Parameter(np.zeros((3, 4)), device="shapes")
+    parameter.grad = Tensor.of(of_device("shapes").empty((3, 4)))
+    assert clip_grad_norm_(parameter, 1.0).shape == ()
+    assert clip_coefficient(of_device("shapes").empty(()), 1.0).shape == ()

@@ -1,0 +1,1 @@
+"""minigrad beside torch, number by number: `python -m benchmarks.parity`."""

@@ -1,0 +1,106 @@
+"""Averages of a model's weights along its way: stochastic weight averaging, and an exponential mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.errors import UsageError
+from minigrad.graph import no_grad
+from minigrad.nn.module import Buffer, Module
+from minigrad.tensor import Tensor
+
+Average = Callable[[Array, Array, int], Array]
+
+
+def get_swa_avg_fn() -> Average:
+    """The mean of all: w̄ + (w - w̄) / (n + 1), for the weights w after the first n.
+
+    Paper: Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization, alg. 1.
+    """
+    return lambda average, value, count: average + (value - average) / (count + 1)
+
+
+def get_ema_avg_fn(decay: float = 0.999) -> Average:
+    """A mean in which what is k updates old weighs decayᵏ: decay·w̄ + (1 - decay)·w."""
+    if not 0 <= decay <= 1:
+        raise UsageError(f"a decay lies between 0 and 1, got {decay}")
+    return lambda average, value, count: decay * average + (1 - decay) * value
+
+
+class AveragedModel(Module):
+    """A copy of `model` whose parameters are an average over the calls of `update_parameters(model)`.
+
+    The first call copies; later ones set every parameter to avg_fn(average, value, calls before), which is
+    the mean of all unless given, and with `use_buffers` floating-point buffers too; without, those are
+    copied. The state is torch's: "n_averaged", and the model's below "module.".
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        device: str | None = None,
+        avg_fn: Average | None = None,
+        *,
+        use_buffers: bool = False,
+    ) -> None:
+        self.module = deepcopy(model)
+        if device is not None:
+            self.module.to(device)
+        self.n_averaged = Buffer(np.zeros((), dtype="int64"))
+        self.avg_fn, self.use_buffers = avg_fn or get_swa_avg_fn(), use_buffers
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return self.module(*inputs, **keywords)
+
+    def update_parameters(self, model: Module) -> None:
+        """Take in the present parameters of `model`. Raises UsageError where it is another model."""
+        pairs = list(_pairs(self.module.named_parameters(), model.named_parameters()))
+        buffers = list(_pairs(self.module.named_buffers(), model.named_buffers()))
+        count = int(self.n_averaged.item())
+        for own, value in [*pairs, *buffers]:
+            averaged = own.dtype.kind in "fV" and (self.use_buffers or not isinstance(own, Buffer))
+            moved = value.detach().to(own.device).data
+            own.assign(self.avg_fn(own.data, moved, count) if count and averaged else moved)
+        self.n_averaged.assign(count + 1)
+
+
+def _pairs(
+    mine: Iterator[tuple[str, Any]], theirs: Iterator[tuple[str, Any]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    own, other = dict(mine), dict(theirs)
+    shapes = [{name: tensor.shape for name, tensor in found.items()} for found in (own, other)]
+    if shapes[0] != shapes[1]:
+        different = [name for name in {**own, **other} if shapes[0].get(name) != shapes[1].get(name)]
+        raise UsageError(f"the model differs from the one that is averaged in {', '.join(different)}")
+    return ((own[name], other[name]) for name in own)
+
+
+def update_bn(loader: Iterable[Any], model: Module, device: str | None = None) -> None:
+    """Compute the running statistics of all batch norms anew, as plain means over the batches of `loader`.
+
+    A batch is an input, or a list or tuple that begins with it. To be called once, after averaging: the
+    statistics of an average are no average of statistics (Izmailov et al. 2018, §3.2). Nothing is done for a
+    model without batch norm.
+    """
+    norms: list[Any] = [module for module in model.modules() if hasattr(module, "reset_running_stats")]
+    if not norms:
+        return
+    training, momenta = model.training, [norm.momentum for norm in norms]
+    model.train()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        with no_grad():
+            for batch in loader:
+                inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+                model(inputs if device is None else inputs.to(device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(training)

@@ -1,0 +1,278 @@
+"""Transformer layers and stacks, with torch's arguments, parameter names and masks.
+
+Paper: Vaswani et al. 2017, Attention Is All You Need, §3.1 (norms behind each part); with `norm_first` before
+each part, as in Xiong et al. 2020, On Layer Normalization in the Transformer Architecture.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+from minigrad import ops
+from minigrad.errors import UsageError
+from minigrad.nn import init
+from minigrad.nn.containers import ModuleList
+from minigrad.nn.layers.attention import MultiheadAttention
+from minigrad.nn.layers.dropout import Dropout, new_stream
+from minigrad.nn.layers.linear import Linear
+from minigrad.nn.layers.normalization import LayerNorm
+from minigrad.nn.module import Module
+from minigrad.tensor import Tensor
+
+ActivationFunction = str | Callable[[Tensor], Tensor]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": ops.relu, "gelu": ops.gelu}
+
+
+class _Layer(Module):
+    """What encoder and decoder layers have in common: attention parts, then two linear layers."""
+
+    attentions: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: ActivationFunction = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        device: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        if isinstance(activation, str) and activation not in _ACTIVATIONS:
+            raise UsageError(
+                f"a transformer's activation is one of {list(_ACTIVATIONS)} or a function, not {activation!r}"
+            )
+        self.activation = _ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        self.batch_first, self.norm_first = batch_first, norm_first
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        for name in self.attentions:
+            attention = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=True, **where)
+            setattr(self, name, attention)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, **where)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, **where)
+        for number in range(1, len(self.attentions) + 2):
+            setattr(self, f"norm{number}", LayerNorm(d_model, layer_norm_eps, bias=bias, **where))
+        for number in range(1, len(self.attentions) + 2):
+            setattr(self, f"dropout{number}", Dropout(dropout))
+
+    def _residual(self, number: int, x: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+        """x + part(norm(x)), or norm(x + part(x))."""
+        norm, drop = getattr(self, f"norm{number}"), getattr(self, f"dropout{number}")
+        out: Tensor = x + drop(part(norm(x))) if self.norm_first else norm(x + drop(part(x)))
+        return out
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return out
+
+    def _attend(
+        self, name: str, x: Tensor, other: Tensor | None, mask: Any, padding: Any, causal: bool
+    ) -> Tensor:
+        """Attention of x to itself, or to `other`; batches come first in here."""
+        keys = x if other is None else other
+        out: Tensor = getattr(self, name)(
+            x, keys, keys, padding, need_weights=False, attn_mask=mask, is_causal=causal
+        )[0]
+        return out
+
+    def _batch_first(self, x: Tensor) -> Tensor:
+        """(batch, time, width) from what this layer is given; the way back is the same."""
+        if x.ndim == 2 or self.batch_first:
+            return x
+        return ops.permute_dims(x, (1, 0, 2))
+
+
+class TransformerEncoderLayer(_Layer):
+    """Self-attention, then a feed-forward network, each with a residual connection and a norm."""
+
+    attentions = ("self_attn",)
+
+    def forward(
+        self, src: Tensor, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
+    ) -> Tensor:
+        """Shapes: src (time, batch, d_model), batch first with `batch_first`, or without batch. Masks as in
+        `MultiheadAttention`.
+        """
+        x = self._batch_first(src)
+        x = self._residual(
+            1, x, lambda y: self._attend("self_attn", y, None, src_mask, src_key_padding_mask, is_causal)
+        )
+        return self._batch_first(self._residual(2, x, self._feed_forward))
+
+
+class TransformerDecoderLayer(_Layer):
+    """Self-attention, attention to the encoder's output, then a feed-forward network."""
+
+    attentions = ("self_attn", "multihead_attn")
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Any = None,
+        memory_mask: Any = None,
+        tgt_key_padding_mask: Any = None,
+        memory_key_padding_mask: Any = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Shapes: tgt (targets, batch, d_model), memory (sources, batch, d_model), batch first with
+        `batch_first`, or without batch. Masks as in `MultiheadAttention`.
+        """
+        x, seen = self._batch_first(tgt), self._batch_first(memory)
+        x = self._residual(
+            1, x, lambda y: self._attend("self_attn", y, None, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+        )
+        x = self._residual(
+            2,
+            x,
+            lambda y: self._attend(
+                "multihead_attn", y, seen, memory_mask, memory_key_padding_mask, memory_is_causal
+            ),
+        )
+        return self._batch_first(self._residual(3, x, self._feed_forward))
+
+
+def copies(layer: Module, count: int) -> ModuleList:
+    """`count` deep copies of a layer, whose dropouts draw random numbers of their own."""
+    layers = ModuleList(copy.deepcopy(layer) for _ in range(count))
+    for module in layers.modules():
+        if isinstance(module, Dropout | MultiheadAttention):
+            module.stream = new_stream(type(module).__name__)
+    return layers
+
+
+class TransformerEncoder(Module):
+    """`num_layers` copies of an encoder layer, one after the other, and a last norm if given."""
+
+    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        self.layers, self.num_layers = copies(encoder_layer, num_layers), num_layers
+        self.norm = norm
+
+    def forward(
+        self, src: Tensor, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool | None = None
+    ) -> Tensor:
+        x = src
+        for layer in self.layers:
+            x = layer(x, mask, src_key_padding_mask, bool(is_causal))
+        return x if self.norm is None else self.norm(x)
+
+
+class TransformerDecoder(Module):
+    """`num_layers` copies of a decoder layer, one after the other, and a last norm if given."""
+
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        self.layers, self.num_layers = copies(decoder_layer, num_layers), num_layers
+        self.norm = norm
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Any = None,
+        memory_mask: Any = None,
+        tgt_key_padding_mask: Any = None,
+        memory_key_padding_mask: Any = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        x = tgt
+        for layer in self.layers:
+            x = layer(
+                x,
+                memory,
+                tgt_mask,
+                memory_mask,
+                tgt_key_padding_mask,
+                memory_key_padding_mask,
+                bool(tgt_is_causal),
+                memory_is_causal,
+            )
+        return x if self.norm is None else self.norm(x)
+
+
+class Transformer(Module):
+    """An encoder and a decoder that looks at its output, between vectors: embeddings are the caller's."""
+
+    def __init__(
+        self,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: ActivationFunction = "relu",
+        custom_encoder: Module | None = None,
+        custom_decoder: Module | None = None,
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        device: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        flags = (batch_first, norm_first, bias)
+        self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
+
+        def norm() -> LayerNorm:
+            return LayerNorm(d_model, layer_norm_eps, bias=bias, **where)
+
+        self.encoder = custom_encoder or TransformerEncoder(
+            TransformerEncoderLayer(*options, *flags, **where), num_encoder_layers, norm()
+        )
+        self.decoder = custom_decoder or TransformerDecoder(
+            TransformerDecoderLayer(*options, *flags, **where), num_decoder_layers, norm()
+        )
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                init.xavier_uniform_(parameter)
+
+    def forward(
+        self,
+        src: Tensor,
+        tgt: Tensor,
+        src_mask: Any = None,
+        tgt_mask: Any = None,
+        memory_mask: Any = None,
+        src_key_padding_mask: Any = None,
+        tgt_key_padding_mask: Any = None,
+        memory_key_padding_mask: Any = None,
+        src_is_causal: bool | None = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Shapes: src (sources, batch, d_model), tgt (targets, batch, d_model) → the shape of tgt; batch
+        first with `batch_first`.
+        """
+        memory = self.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
+        out: Tensor = self.decoder(
+            tgt,
+            memory,
+            tgt_mask,
+            memory_mask,
+            tgt_key_padding_mask,
+            memory_key_padding_mask,
+            tgt_is_causal,
+            memory_is_causal,
+        )
+        return out
+
+    @staticmethod
+    def generate_square_subsequent_mask(sz: int, *, device: str | None = None, dtype: Any = None) -> Tensor:
+        """Numbers to add, (sz, sz): -∞ above the diagonal, where the future lies, and 0 elsewhere."""
+        zeros = ops.zeros((sz, sz), dtype=dtype, device=device)
+        places = ops.arange(sz, device=device)
+        return ops.where(places > ops.expand_dims(places, axis=1), -math.inf, zeros)
