@@ -20,10 +20,14 @@ HERE = str(Path(__file__).parent)
 
 
 class Event:
-    """Something that ranks wait for. `describe` says what it is, for the report of a deadlock."""
+    """Something that ranks wait for. `describe` says what it is, for the report of a deadlock.
+
+    then   what goes on as soon as it happened, in the thread of whoever made it happen
+    """
 
     def __init__(self) -> None:
         self.happened = False
+        self.then: Callable[[], None] | None = None
         self.waiting: list[int] = []
 
     def describe(self) -> str:
@@ -50,6 +54,8 @@ class Baton:
         self._thread: dict[int, int] = {}
         self._running = size
         self._fruitless_looks = 0
+        self._to_go_on: deque[Callable[[], None]] = deque()
+        self._going_on = False
 
     def start(self) -> None:
         """Hand the baton to rank 0. Every rank's thread must be in `run`, or get there."""
@@ -102,6 +108,22 @@ class Baton:
         for rank in event.waiting:
             del self._waits_for[rank]
             self._ready.append(rank)
+        if event.then is not None:
+            self.go_on(event.then)
+
+    def go_on(self, action: Callable[[], None]) -> None:
+        """Do it now, or where others are at it already, after them.
+
+        An action may make the next thing happen, and that the next: so this is a loop and not a recursion.
+        """
+        self._to_go_on.append(action)
+        if not self._going_on:
+            self._going_on = True
+            try:
+                while self._to_go_on:
+                    self._to_go_on.popleft()()
+            finally:
+                self._going_on = False
 
     def _give_away(self, rank: int) -> None:
         self._pass_on()

@@ -3,6 +3,8 @@
 Which rank ended first is more than mpirun can say reliably: when one dies, it ends the others, and it may
 well name one of those. So every rank holds a connection to the launcher (see `minigrad.dist.prepare`). The
 operating system cuts it at the moment at which the rank dies, however it dies, before anybody else can react.
+A thread in each rank also gives signs of life there, however long a step takes: a rank whose process is
+stopped is found by its silence.
 """
 
 import ctypes
@@ -20,16 +22,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from minigrad.dist.prepare import LAUNCH_SOCKET
+from minigrad.dist.prepare import LAUNCH_SOCKET, SECONDS_OF_SILENCE
 from minigrad.errors import UsageError
 
 Family = Literal["mpich", "openmpi", "intel", "unknown"]
 SECONDS_TO_OBEY = 2.0  # between asking ranks to end, demanding it, and ending them
 SECONDS_BETWEEN_LOOKS = 0.1
+DEFAULT_SILENCE = 60.0
 ADVICE = 'install both with: pip install "minigrad[mpi]", or use ranks that are threads: --threads'
 
 
@@ -95,6 +98,18 @@ def mpirun_environment() -> dict[str, str]:
     return environment
 
 
+def silence_allowed(environment: dict[str, str], seconds: float | None) -> float:
+    """After how many seconds without a sign of life a rank is given up; 0: never. Raises UsageError."""
+    given = environment.get(SECONDS_OF_SILENCE, str(DEFAULT_SILENCE)) if seconds is None else str(seconds)
+    try:
+        silence = float(given)
+    except ValueError:
+        silence = -1.0
+    if not 0 <= silence < float("inf"):
+        raise UsageError(f"{SECONDS_OF_SILENCE} is {given!r}; give a number of seconds, or 0 for no limit")
+    return silence
+
+
 # ------------------------------------------------------------------------- what ranks report
 
 
@@ -110,11 +125,14 @@ class Rank:
     last_words: str = ""
     exit_code: int = 0
     silent: bool = False
+    heard_seconds: float = field(default_factory=time.monotonic)
+    seconds_quiet: float = 0.0
     unread: bytes = b""
 
     def learn(self, data: bytes) -> None:
         """Take in what came over the rank's connection: lines of JSON; nothing means that it was cut."""
         self.silent = not data
+        self.heard_seconds = time.monotonic()
         *lines, self.unread = (self.unread + data).split(b"\n")
         for line in lines:
             for name, value in json.loads(line).items():
@@ -127,6 +145,11 @@ class Rank:
     def describe(self) -> str:
         if self.failed is not None:
             return f"rank {self.rank} of {self.size} failed first: {self.failed}"
+        if self.seconds_quiet:
+            return (
+                f"rank {self.rank} of {self.size} (process {self.process}) stopped answering: no sign of "
+                f"life for {self.seconds_quiet:.3g} s; it was stopped, or the system it runs on hangs"
+            )
         return (
             f"rank {self.rank} of {self.size} (process {self.process}) died without a word: "
             "it was killed (by the system, if memory ran out) or it crashed"
@@ -134,9 +157,11 @@ class Rank:
 
 
 class Watch:
-    """Listens to all ranks, and keeps the first that ended badly."""
+    """Listens to all ranks; keeps the first that ended badly, or was silent for too long (0: never is)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, silence: float) -> None:
+        self._silence = silence
+        self._listened = time.monotonic()
         self.ranks: list[Rank] = []
         self.first_dead: Rank | None = None
         self.address = str(folder / "launcher")
@@ -166,6 +191,20 @@ class Watch:
                 self._selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
 
+    def look_for_silence(self) -> None:
+        """Find the rank that has not given a sign of life for longest, if that is too long."""
+        now, before = time.monotonic(), self._listened
+        self._listened = now
+        if now - before > self._silence / 2:  # this process was stopped itself, and has not listened
+            for rank in self.ranks:
+                rank.heard_seconds = now
+        running = [rank for rank in self.ranks if rank.process and not (rank.silent or rank.finished)]
+        oldest = min(running, key=lambda rank: rank.heard_seconds, default=None)
+        if self._silence and oldest and self.first_dead is None:
+            quiet = now - oldest.heard_seconds
+            if quiet > self._silence:
+                oldest.seconds_quiet, self.first_dead = quiet, oldest
+
     def alive(self) -> list[int]:
         """Processes of ranks whose connection still stands."""
         return [rank.process for rank in self.ranks if rank.process and not rank.silent]
@@ -179,15 +218,19 @@ class Watch:
 # ------------------------------------------------------------------------------- run and end
 
 
-def run_under_mpirun(command: list[str], *, ranks: int) -> int:
+def run_under_mpirun(command: list[str], *, ranks: int, seconds_of_silence: float | None = None) -> int:
     """Run `command` on `ranks` processes and return the exit code; output goes where this process's goes.
 
     Ctrl-C and SIGTERM are passed on. When a rank dies, all end, and a line on standard error says which was
-    the first. No process is left behind, whatever happens. Raises UsageError when there is no MPI.
+    the first. So they do when a rank gave no sign of life for `seconds_of_silence` (default: what the
+    environment has as MINIGRAD_SECONDS_OF_SILENCE, or 60; 0: never), but not while it computes, however long.
+    No process is left behind, whatever happens. Raises UsageError when there is no MPI.
     """
     words, environment = mpirun_command(ranks, command), mpirun_environment()
+    silence = silence_allowed(environment, seconds_of_silence)
+    environment[SECONDS_OF_SILENCE] = str(silence)
     with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
-        watch = Watch(Path(folder))
+        watch = Watch(Path(folder), silence)
         environment[LAUNCH_SOCKET] = watch.address
         mpirun = subprocess.Popen(
             words,
@@ -201,6 +244,7 @@ def run_under_mpirun(command: list[str], *, ranks: int) -> int:
             with ending.on_signals():
                 while mpirun.poll() is None:
                     watch.listen(SECONDS_BETWEEN_LOOKS)
+                    watch.look_for_silence()
                     ending.advance()
                 watch.listen(0)
         finally:

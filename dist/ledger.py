@@ -1,42 +1,102 @@
-"""The ledger: what one rank handed to its communicator and what came out, by verb and by purpose."""
+"""The ledger: what one rank handed to its communicator and what came out, by verb, by purpose and by peer."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Counted = Literal["payload", "wire", "mixed"]
+Share = tuple[int, int, int]
+"""A rank, numbered in the whole world; bytes sent to it; bytes received from it."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One verb that is done, as the rank that called it saw it.
+
+    bytes_sent, bytes_received   as the ledger books them
+    peer, rank                   numbers in the whole world; no peer where all ranks took part
+    start_seconds, stop_seconds  on the clock of time.perf_counter
+    """
+
+    verb: str
+    purpose: str
+    algorithm: str
+    bytes_sent: int
+    bytes_received: int
+    peer: int | None
+    start_seconds: float
+    stop_seconds: float
+    rank: int
 
 
 @dataclass
 class Entry:
-    """Traffic of one kind: bytes that this rank gave, bytes that it got, and the number of calls."""
+    """Traffic of one kind.
+
+    messages   calls of the library; of minigrad's own algorithms, the messages that this rank sent
+    rounds     of minigrad's own algorithms, how often this rank had to wait for messages
+    counted    what the bytes are: see Ledger
+    """
 
     bytes_sent: int = 0
     bytes_received: int = 0
     messages: int = 0
+    rounds: int = 0
+    counted: Counted = "wire"
 
-    def add(self, bytes_sent: int, bytes_received: int) -> None:
+    def add(
+        self,
+        bytes_sent: int,
+        bytes_received: int,
+        *,
+        messages: int = 1,
+        rounds: int = 0,
+        counted: Counted = "wire",
+    ) -> None:
+        if counted != self.counted:
+            self.counted = "mixed"
         self.bytes_sent += bytes_sent
         self.bytes_received += bytes_received
-        self.messages += 1
+        self.messages += messages
+        self.rounds += rounds
 
 
 @dataclass
 class Ledger:
     """Books every message of one rank.
 
-    The bytes are *payload*: the size of the buffer that goes into a call and of the buffer that comes out of
-    it. What the wires carried for a collective is known only to the library that carried it out. A rank alone
-    sends nothing, and nothing is booked for it.
+    Bytes between two ranks, and those of minigrad's own algorithms, are what went over the *wire*. Those of a
+    collective of the library are *payload*: the size of the buffer that goes into a call and of the one that
+    comes out of it; what it moves for them, only the library knows. A rank alone sends nothing, and nothing
+    is booked for it.
+
+    observer   called with a Message as often as a verb is done
     """
 
     by_kind: dict[tuple[str, str], Entry] = field(default_factory=dict)
     by_peer: dict[int, Entry] = field(default_factory=dict)
+    observer: Callable[[Message], None] | None = None
 
     def book(
-        self, verb: str, purpose: str, *, bytes_sent: int, bytes_received: int, peer: int | None = None
+        self,
+        verb: str,
+        purpose: str,
+        *,
+        bytes_sent: int,
+        bytes_received: int,
+        peers: Iterable[Share] = (),
+        messages: int = 1,
+        rounds: int = 0,
+        counted: Counted = "wire",
     ) -> None:
-        """Add one message; `peer` is the other rank of a message between two, numbered in the whole world."""
-        self.by_kind.setdefault((verb, purpose), Entry()).add(bytes_sent, bytes_received)
-        if peer is not None:
-            self.by_peer.setdefault(peer, Entry()).add(bytes_sent, bytes_received)
+        """Add traffic; `peers` says which part of it went to and came from single ranks."""
+        entry = self.by_kind.get((verb, purpose))
+        if entry is None:
+            entry = self.by_kind[verb, purpose] = Entry(counted=counted)
+        entry.add(bytes_sent, bytes_received, messages=messages, rounds=rounds, counted=counted)
+        for peer, sent, received in peers:
+            self.by_peer.setdefault(peer, Entry()).add(sent, received)
 
     def clear(self) -> None:
         """Start from zero, as at the beginning of a step that is to be measured."""
@@ -50,16 +110,90 @@ class Ledger:
             totals[verb] = totals.get(verb, 0) + entry.bytes_sent
         return totals
 
+    def bytes_by_purpose(self) -> dict[str, int]:
+        """Bytes that this rank sent, by purpose."""
+        totals: dict[str, int] = {}
+        for (_, purpose), entry in sorted(self.by_kind.items()):
+            totals[purpose] = totals.get(purpose, 0) + entry.bytes_sent
+        return totals
+
     def report(self) -> dict[str, Any]:
-        """The books as plain numbers, ready for JSON: totals, `traffic[verb][purpose]` and `peers[rank]`."""
-        traffic: dict[str, dict[str, dict[str, int]]] = {}
+        """The books as plain numbers, ready for JSON: totals, `traffic[verb][purpose]` and `peers[rank]`.
+
+        `counted` says what the bytes are, in all and of each entry: "wire", "payload", or "mixed".
+        """
+        traffic: dict[str, dict[str, dict[str, Any]]] = {}
         for (verb, purpose), entry in sorted(self.by_kind.items()):
-            traffic.setdefault(verb, {})[purpose] = dict(vars(entry))
+            traffic.setdefault(verb, {})[purpose] = asdict(entry)
+        kinds = {entry.counted for entry in self.by_kind.values() if entry.bytes_sent or entry.bytes_received}
         return {
-            "counted": "payload",
+            "counted": kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "wire",
             "bytes_sent": sum(entry.bytes_sent for entry in self.by_kind.values()),
             "bytes_received": sum(entry.bytes_received for entry in self.by_kind.values()),
             "messages": sum(entry.messages for entry in self.by_kind.values()),
             "traffic": traffic,
-            "peers": {str(peer): dict(vars(entry)) for peer, entry in sorted(self.by_peer.items())},
+            "peers": {
+                str(peer): {
+                    "bytes_sent": entry.bytes_sent,
+                    "bytes_received": entry.bytes_received,
+                    "messages": entry.messages,
+                }
+                for peer, entry in sorted(self.by_peer.items())
+            },
         }
+
+
+class Account:
+    """The books of one verb, from its start until it is done; without a ledger, of nothing."""
+
+    def __init__(
+        self, ledger: Ledger | None, verb: str, purpose: str, algorithm: str, peer: int | None, rank: int
+    ) -> None:
+        self._ledger = ledger
+        self.verb, self.purpose, self.algorithm = verb, purpose, algorithm
+        self.peer, self.rank = peer, rank
+        self.bytes_sent = self.bytes_received = 0
+        self.start_seconds = time.perf_counter()
+
+    def book(
+        self,
+        *,
+        sent: int = 0,
+        received: int = 0,
+        peers: Iterable[Share] = (),
+        messages: int = 1,
+        rounds: int = 0,
+        counted: Counted = "wire",
+    ) -> None:
+        """Add a part of the traffic."""
+        self.bytes_sent += sent
+        self.bytes_received += received
+        if self._ledger is not None:
+            self._ledger.book(
+                self.verb,
+                self.purpose,
+                bytes_sent=sent,
+                bytes_received=received,
+                peers=peers,
+                messages=messages,
+                rounds=rounds,
+                counted=counted,
+            )
+
+    def close(self) -> None:
+        """Tell who observes that it is done."""
+        if self._ledger is None or self._ledger.observer is None:
+            return
+        self._ledger.observer(
+            Message(
+                self.verb,
+                self.purpose,
+                self.algorithm,
+                self.bytes_sent,
+                self.bytes_received,
+                self.peer,
+                self.start_seconds,
+                time.perf_counter(),
+                self.rank,
+            )
+        )

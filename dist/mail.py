@@ -4,14 +4,20 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 
 from minigrad.dist.baton import Event
+from minigrad.dist.transfer import Tag
 from minigrad.dist.verbs import Array
 from minigrad.errors import CommunicationError
+
+
+def labelled(tag: Tag) -> str:
+    """A tag as messages tell of it."""
+    return f"with tag {tag}" if isinstance(tag, int) else f"in {tag}"
 
 
 class Post(Event):
     """One side of a message, until the other side comes."""
 
-    def __init__(self, buffer: Array, names: tuple[str, str], tag: int, *, sends: bool) -> None:
+    def __init__(self, buffer: Array, names: tuple[str, str], tag: Tag, *, sends: bool) -> None:
         super().__init__()
         self.buffer = buffer
         self.sender, self.receiver = names
@@ -19,7 +25,7 @@ class Post(Event):
         self.sends = sends
 
     def describe(self) -> str:
-        what = f"{self.buffer.size} elements of {self.buffer.dtype} with tag {self.tag}"
+        what = f"{self.buffer.size} elements of {self.buffer.dtype} {labelled(self.tag)}"
         if self.sends:
             return f"for {self.receiver} to receive {what}"
         return f"for {self.sender} to send {what}"
@@ -34,10 +40,10 @@ class Mail:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._waiting: defaultdict[tuple[int, int, int], deque[Post]] = defaultdict(deque)
+        self._waiting: defaultdict[tuple[int, int, Tag], deque[Post]] = defaultdict(deque)
 
     def post(
-        self, buffer: Array, source: int, destination: int, tag: int, *, sends: bool
+        self, buffer: Array, source: int, destination: int, tag: Tag, *, sends: bool
     ) -> tuple[Post, Post | None]:
         """Post one side; the second value is the other side, if it was there: the message is delivered then.
 
@@ -52,7 +58,7 @@ class Mail:
         sent, received = (post, other) if sends else (other, post)
         if (sent.buffer.dtype, sent.buffer.size) != (received.buffer.dtype, received.buffer.size):
             raise CommunicationError(
-                f"{post.sender} sends {sent.buffer.size} elements of {sent.buffer.dtype} with tag {tag}, "
+                f"{post.sender} sends {sent.buffer.size} elements of {sent.buffer.dtype} {labelled(tag)}, "
                 f"but {post.receiver} receives {received.buffer.size} of {received.buffer.dtype}; "
                 "make both equal"
             )

@@ -10,6 +10,8 @@ import os
 import re
 import socket
 import sys
+import threading
+import time
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +28,9 @@ ANNOUNCEMENTS = (
 )
 BLAS_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LAUNCH_SOCKET = "MINIGRAD_LAUNCH_SOCKET"
+SECONDS_OF_SILENCE = "MINIGRAD_SECONDS_OF_SILENCE"  # after which the launcher gives a rank up; 0: never
+BEATS_PER_SILENCE = 8
+LONGEST_BETWEEN_BEATS = 5.0
 INTERRUPTED = 130
 
 
@@ -105,6 +110,7 @@ def end_all_with_this_rank(here: Announced) -> None:
     is seen only under `python -m mpi4py script.py`.
     """
     launcher = Launcher.connect(here)
+    launcher.beat()
     exit_code = 0
     plain_exit = sys.exit
 
@@ -176,6 +182,7 @@ class Launcher:
 
     def __init__(self, line: socket.socket | None) -> None:
         self._line = line
+        self._one_at_a_time = threading.Lock()
 
     @classmethod
     def connect(cls, here: Announced) -> "Launcher":
@@ -198,9 +205,31 @@ class Launcher:
 
         What a rank says last goes this way too: mpirun may end before it has passed on its ranks' output.
         """
-        if self._line is not None:
-            try:
-                self._line.sendall(json.dumps(what).encode() + b"\n")
-            except OSError:
-                self._line = None  # the launcher is gone; there is nobody left to tell
-        return self._line is not None
+        with self._one_at_a_time:
+            if self._line is not None:
+                try:
+                    self._line.sendall(json.dumps(what).encode() + b"\n")
+                except OSError:
+                    self._line = None  # the launcher is gone; there is nobody left to tell
+            return self._line is not None
+
+    def beat(self) -> None:
+        """Begin to give signs of life, from a thread of its own: it goes on while this rank computes or waits
+        for others, and ends when the process is stopped or dies.
+        """
+        silence = float(os.environ.get(SECONDS_OF_SILENCE, "0"))
+        if self._line is not None and silence > 0:
+            pause = min(silence / BEATS_PER_SILENCE, LONGEST_BETWEEN_BEATS)
+            threading.Thread(target=self._beat, args=(pause,), name="heartbeat", daemon=True).start()
+
+    def _beat(self, pause: float) -> None:
+        while self._line is not None:
+            time.sleep(pause)
+            with self._one_at_a_time:
+                try:
+                    if self._line is not None:
+                        self._line.send(b"{}\n", socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    pass  # a launcher that does not listen just now knows enough once it does again
+                except OSError:
+                    self._line = None

@@ -13,7 +13,7 @@ class Request:
     between computations is what lets an MPI library overlap the two.
     """
 
-    def __init__(self, poll: Poll, finish: Callable[[], None]) -> None:
+    def __init__(self, poll: Poll, *finish: Callable[[], None]) -> None:
         self._poll: Poll | None = poll
         self._finish = finish
 
@@ -31,10 +31,16 @@ class Request:
         if not self._poll(block):
             return False
         self._poll = None
-        self._finish()
+        for act in self._finish:
+            act()
         return True
 
 
 def done(block: bool) -> bool:
     """The poll of what is done as soon as it is started."""
     return True
+
+
+def both(first: Poll, then: Poll) -> Poll:
+    """The poll of two things, of which the first is asked first."""
+    return then if first is done else lambda block: first(block) and then(block)

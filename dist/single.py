@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, NoReturn
 
 from minigrad.dist.mail import Mail
 from minigrad.dist.request import Poll, done
+from minigrad.dist.transfer import Tag
 from minigrad.dist.verbs import Array, Call, carry_out, complaint
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError
@@ -26,13 +27,13 @@ class SingleWorld(World):
     def abort(self, message: str) -> NoReturn:
         sys.exit(f"{self.name}: {message}")
 
-    def _start_send(self, buffer: Array, destination: int, tag: int) -> Poll:
+    def _start_send(self, buffer: Array, destination: int, tag: Tag) -> Poll:
         return self._post(buffer, tag, sends=True)
 
-    def _start_receive(self, buffer: Array, source: int, tag: int) -> Poll:
+    def _start_receive(self, buffer: Array, source: int, tag: Tag) -> Poll:
         return self._post(buffer, tag, sends=False)
 
-    def _post(self, buffer: Array, tag: int, *, sends: bool) -> Poll:
+    def _post(self, buffer: Array, tag: Tag, *, sends: bool) -> Poll:
         post, _ = self._mail.post(buffer, 0, 0, tag, sends=sends)
 
         def poll(block: bool) -> bool:
@@ -44,7 +45,7 @@ class SingleWorld(World):
 
         return poll
 
-    def _collective(self, call: Call, array: Array, out: Array, *, block: bool) -> Poll:
+    def _collective(self, call: Call, array: Array, out: Array) -> Poll:
         wrong = complaint([call], [array], [out])
         if wrong:
             raise CommunicationError(f"{self.name}: {call.verb}: {wrong}")

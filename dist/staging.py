@@ -100,6 +100,14 @@ def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan
     return Loan(buffer, (lambda: device.to_device(buffer, array)) if write else nothing)
 
 
+def settle(buffer: Array) -> None:
+    """Wait until the device has written a buffer that goes to the communicator as it is."""
+    if type(buffer) is not np.ndarray:
+        for device in DEVICES:
+            if device.owns(buffer):
+                device.synchronize(buffer)
+
+
 def copied(loan: Loan, dtype: Any, *, write: bool) -> Loan:
     """A copy of a loan, maybe in another dtype: sums of half precision are taken in float32."""
     copy = loan.buffer.astype(dtype)

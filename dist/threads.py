@@ -4,13 +4,15 @@ Nothing has to be installed, mistakes are found at once (a deadlock, ranks that 
 and reductions combine in the order of ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, NoReturn
 
+from minigrad.dist.algorithms import LIBRARY
 from minigrad.dist.baton import Baton, Event
 from minigrad.dist.ledger import Ledger
 from minigrad.dist.mail import Mail
-from minigrad.dist.request import Poll
+from minigrad.dist.request import Poll, done
+from minigrad.dist.transfer import Round, Tag, Transfer, put, take
 from minigrad.dist.verbs import Array, Call, carry_out, complaint
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError
@@ -32,10 +34,10 @@ class Meeting(Event):
         absent = [name for rank, name in enumerate(self.group.names) if rank not in self.calls]
         return f"in {call}, its collective number {self.number}, for {', '.join(absent)}"
 
-    def join(self, rank: int, call: Call, array: Array, out: Array) -> bool:
-        """Bring one rank's buffers. The last to come carries the collective out, and gets True.
+    def compare(self, rank: int, call: Call) -> bool:
+        """Note what one rank calls; True when all have come.
 
-        Raises CommunicationError when the calls, or their sizes, do not fit together.
+        Raises CommunicationError when the call does not fit those of the others.
         """
         for other, theirs in self.calls.items():
             if not call.fits(theirs):
@@ -43,16 +45,28 @@ class Meeting(Event):
                     f"{self.group.names[rank]}: collective number {self.number} is {call} here, but {theirs} "
                     f"on {self.group.names[other]}; all ranks must call the same in the same order"
                 )
-        self.calls[rank], self.arrays[rank], self.outs[rank] = call, array, out
-        if len(self.calls) < len(self.group.names):
+        self.calls[rank] = call
+        return len(self.calls) == len(self.group.names)
+
+    def join(self, rank: int, array: Array, out: Array) -> bool:
+        """Bring one rank's buffers. The last to come carries the collective out, and gets True.
+
+        Raises CommunicationError when sizes that each rank counts for itself do not fit together.
+        """
+        self.arrays[rank], self.outs[rank] = array, out
+        if len(self.arrays) < len(self.group.names):
             return False
         ranks = range(len(self.group.names))
         calls = [self.calls[rank] for rank in ranks]
         arrays, outs = [self.arrays[rank] for rank in ranks], [self.outs[rank] for rank in ranks]
         wrong = complaint(calls, arrays, outs)
         if wrong:
-            raise CommunicationError(f"{self.group.names[rank]}: {call.verb}: {wrong} (ranks of this group)")
+            name, verb = self.group.names[rank], calls[rank].verb
+            raise CommunicationError(f"{name}: {verb}: {wrong} (ranks of this group)")
         carry_out(calls, arrays, outs)
+        # Ranks that wait hold the meeting a while longer, and should hold no buffers of the others.
+        self.arrays.clear()
+        self.outs.clear()
         return True
 
 
@@ -73,6 +87,41 @@ class Group:
         return own + [event for part in self.parts.values() for event in part.unfinished()]
 
 
+class Course(Event):
+    """One of minigrad's own algorithms on one rank.
+
+    Whoever brings the last message of a round begins the next, for whatever rank that is: what was started
+    goes on while its rank waits for something else.
+    """
+
+    def __init__(self, baton: Baton, rounds: Iterator[Round], post: Callable[..., Event]) -> None:
+        super().__init__()
+        self._baton = baton
+        self._rounds = rounds
+        self._post = post
+        self._messages: list[Event] = []
+        self._missing = 0
+
+    def describe(self) -> str:
+        return next(message for message in self._messages if not message.happened).describe()
+
+    def go_on(self) -> None:
+        """Begin the next round."""
+        transfers = next(self._rounds, None)
+        if transfers is None:
+            self._baton.happen(self)
+            return
+        self._missing = len(transfers)
+        self._messages = []
+        for transfer in transfers:
+            self._messages.append(self._post(transfer, self._arrived))
+
+    def _arrived(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._baton.go_on(self.go_on)
+
+
 class ThreadWorld(World):
     """A world of threads, as seen by one of them."""
 
@@ -81,7 +130,6 @@ class ThreadWorld(World):
     def __init__(self, group: Group, rank: int, *, ledger: Ledger | None = None) -> None:
         self._group = group
         self._baton = group.baton
-        self._collectives = 0
         size = self._baton.size
         super().__init__(
             rank,
@@ -95,23 +143,41 @@ class ThreadWorld(World):
     def abort(self, message: str) -> NoReturn:
         raise CommunicationError(f"{self.name}: {message}")
 
-    def _start_send(self, buffer: Array, destination: int, tag: int) -> Poll:
-        return self._post(buffer, self.rank, destination, tag, sends=True)
+    def _start_send(self, buffer: Array, destination: int, tag: Tag) -> Poll:
+        return self._poll(self._post(put(buffer, destination), tag))
 
-    def _start_receive(self, buffer: Array, source: int, tag: int) -> Poll:
-        return self._post(buffer, source, self.rank, tag, sends=False)
+    def _start_receive(self, buffer: Array, source: int, tag: Tag) -> Poll:
+        return self._poll(self._post(take(buffer, source), tag))
 
-    def _post(self, buffer: Array, source: int, destination: int, tag: int, *, sends: bool) -> Poll:
-        post, other = self._group.mail.post(buffer, source, destination, tag, sends=sends)
+    def _post(self, transfer: Transfer, tag: Tag, then: Callable[[], None] | None = None) -> Event:
+        """Begin a message; `then` is called when it is delivered, maybe now."""
+        sends = transfer.sends
+        here, there = (self.rank, transfer.peer) if sends else (transfer.peer, self.rank)
+        post, other = self._group.mail.post(transfer.buffer, here, there, tag, sends=sends)
+        post.then = then
         if other is not None:
             self._baton.happen(other)
-        return self._poll(post)
+            self._baton.happen(post)
+        return post
 
-    def _collective(self, call: Call, array: Array, out: Array, *, block: bool) -> Poll:
-        number = self._collectives = self._collectives + 1
+    def _carry_out(self, rounds: Iterator[Round], label: Tag) -> Poll:
+        course = Course(self._baton, rounds, lambda transfer, then: self._post(transfer, label, then))
+        self._baton.go_on(course.go_on)
+        return self._poll(course)
+
+    def _compare(self, call: Call, number: int, *, block: bool) -> Poll:
         meeting = self._group.meetings.setdefault(number, Meeting(self._group, number))
-        if meeting.join(self.rank, call, array, out):
-            del self._group.meetings[number]
+        if meeting.compare(self.rank, call) and call.algorithm != LIBRARY:
+            del self._group.meetings[number]  # those who meet no further
+        return done
+
+    def _label(self, call: Call, number: int) -> Tag:
+        return f"collective number {number}, {call}"
+
+    def _collective(self, call: Call, array: Array, out: Array) -> Poll:
+        meeting = self._group.meetings[self._collectives]
+        if meeting.join(self.rank, array, out):
+            del self._group.meetings[meeting.number]
             self._baton.happen(meeting)
         return self._poll(meeting)
 

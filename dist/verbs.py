@@ -6,7 +6,7 @@ contiguous.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ class Call:
     root: int = -1
     counts: tuple[int, ...] = ()
     counts_received: tuple[int, ...] = ()
+    algorithm: str = "library"
 
     def __str__(self) -> str:
         parts = [
             self.operation,
+            "" if self.algorithm == "library" else self.algorithm,
             "" if self.dtype is None else str(self.dtype),
             f"root {self.root}" if self.root >= 0 else "",
         ]
@@ -39,11 +41,15 @@ class Call:
             parts.append(f"shape {self.shape}")
         return f"{self.verb}({', '.join(part for part in parts if part)})"
 
+    def common(self) -> "Call":
+        """What all ranks must agree on: where each counts for itself, its counts are its own."""
+        if self.verb in ("gather", "scatter", "all_to_all"):
+            return replace(self, counts=(), counts_received=())
+        return self
+
     def fits(self, other: "Call") -> bool:
         """Whether two ranks that make these calls mean the same collective."""
-        if self.verb == other.verb and self.verb in ("gather", "scatter", "all_to_all"):
-            return self.dtype == other.dtype and self.root == other.root  # each rank counts for itself
-        return self == other
+        return self.common() == other.common()
 
 
 def balanced_counts(elements: int, ranks: int) -> tuple[int, ...]:

@@ -5,9 +5,11 @@ are small whole ones, so that sums are exact in every dtype.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from minigrad.dist.algorithms import ALGORITHMS
 from minigrad.dist.world import World
 
 DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint16", "complex64", "bool")
@@ -129,18 +131,116 @@ def messages(world: World, seed: int, dtype: str, elements: int) -> None:
     same(second, table[left][::-1])
 
 
-def started_reductions(world: World, seed: int, dtype: str, elements: int) -> None:
-    """Several at once, looked at on the way, waited for in another order."""
+def algorithms(world: World, seed: int, dtype: str, elements: int) -> None:
+    """Every algorithm of every verb, waited for and not."""
+    table, root, counts = (
+        brought(world, seed, dtype, elements),
+        seed % world.size,
+        uneven(world, seed, elements),
+    )
+    start, stop = sum(counts[: world.rank]), sum(counts[: world.rank + 1])
+    for name in ("library", *ALGORITHMS["broadcast"]):
+        for started in (False, True):
+            own = table[world.rank].copy()
+            if started:
+                world.start_broadcast(own, root=root, algorithm=name).wait()
+            else:
+                world.broadcast(own, root=root, algorithm=name)
+            same(own, table[root])
+    for name in ("library", *ALGORITHMS["all_gather"]):
+        for started in (False, True):
+            out = np.zeros(elements, dtype)
+            piece = table[0][start:stop].copy()
+            if started:
+                world.start_all_gather(piece, out, counts=counts, algorithm=name).wait()
+            else:
+                world.all_gather(piece, out, counts=counts, algorithm=name)
+            same(out, table[0])
+    for operation, combine in OPERATIONS.items() if dtype in NUMBERS else ():
+        reductions(world, table, combine(table).astype(dtype), operation, root, counts)
+
+
+def reductions(
+    world: World, table: np.ndarray, expected: np.ndarray, operation: Any, root: int, counts: list[int]
+) -> None:
+    start, stop = sum(counts[: world.rank]), sum(counts[: world.rank + 1])
+    for name in ("library", *ALGORITHMS["reduce"]):
+        own = table[world.rank].copy()
+        world.reduce(own, root=root, operation=operation, algorithm=name)
+        same(own, expected if world.rank == root else table[world.rank])
+    for name in ("library", *ALGORITHMS["all_reduce"]):
+        own = table[world.rank].copy()
+        world.all_reduce(own, operation=operation, algorithm=name)
+        same(own, expected)
+    for name in ("library", *ALGORITHMS["reduce_scatter"]):
+        for started in (False, True):
+            own, out = table[world.rank].copy(), np.zeros(stop - start, table.dtype)
+            own.flags.writeable = False
+            if started:
+                request = world.start_reduce_scatter(
+                    own, out, counts=counts, operation=operation, algorithm=name
+                )
+                request.wait()
+            else:
+                world.reduce_scatter(own, out, counts=counts, operation=operation, algorithm=name)
+            same(out, expected[start:stop])
+            same(own, table[world.rank])
+
+
+def started_together(world: World, seed: int, dtype: str, elements: int) -> None:
+    """Several collectives at once, looked at on the way, waited for in an order of each rank's own."""
     if dtype not in NUMBERS:
         return
     table = brought(world, seed, dtype, elements)
-    buffers = [table[world.rank] % (3 + k) for k in range(3)]
-    requests = [world.start_all_reduce(buffer) for buffer in buffers]
+    names = ["library", *ALGORITHMS["all_reduce"]]
+    buffers = [table[world.rank] % (3 + k) for k in range(len(names))]
+    requests = [
+        world.start_all_reduce(buffer, algorithm=name) for buffer, name in zip(buffers, names, strict=True)
+    ]
+    spread = np.zeros(elements, dtype) if world.rank else table[0].copy()
+    requests.append(world.start_broadcast(spread, algorithm="tree"))
+    balanced = pieces_of(elements, world.size)
+    start, stop = balanced[world.rank], balanced[world.rank + 1]
+    whole, part = np.zeros(elements, dtype), np.zeros(stop - start, dtype)
+    requests.append(world.start_all_gather(table[0][start:stop].copy(), whole, algorithm="halving"))
+    requests.append(world.start_reduce_scatter(table[world.rank].copy(), part, algorithm="ring"))
     requests[1].test()
-    for request in reversed(requests):
-        request.wait()
+    order = np.random.default_rng(seed + world.rank).permutation(len(requests))
+    for k in order:
+        requests[k].wait()
     for k, buffer in enumerate(buffers):
         same(buffer, (table % (3 + k)).sum(axis=0).astype(dtype))
+    same(spread, table[0])
+    same(whole, table[0])
+    same(part, table.sum(axis=0).astype(dtype)[start:stop])
+
+
+def other_orders(world: World, seed: int, dtype: str, elements: int) -> None:
+    """A rank that waits for something else does not hold up a collective that others wait for first."""
+    if dtype not in NUMBERS:
+        return
+    table = brought(world, seed, dtype, elements)
+    for name in ALGORITHMS["all_reduce"]:
+        own, last, note = table[world.rank].copy(), world.size - 1, np.array([world.rank])
+        reduced = world.start_all_reduce(own, algorithm=name)
+        if world.rank == last:
+            reduced.wait()
+            if last:
+                world.send(note, 0)
+        elif world.rank == 0:
+            world.receive(note, last)  # which is sent only after the sum arrived there
+            assert note[0] == last
+        elif world.rank % 2:
+            reduced.wait()
+        world.barrier()
+        reduced.wait()
+        same(own, table.sum(axis=0).astype(dtype))
+
+
+def pieces_of(elements: int, ranks: int) -> list[int]:
+    """Where balanced pieces begin, and where the last one ends."""
+    share, rest = divmod(elements, ranks)
+    return [rank * share + min(rank, rest) for rank in range(ranks + 1)]
 
 
 def groups(world: World, seed: int, dtype: str, elements: int) -> None:
@@ -175,7 +275,9 @@ BODIES: tuple[Body, ...] = (
     gather_and_scatter,
     all_to_all,
     messages,
-    started_reductions,
+    algorithms,
+    started_together,
+    other_orders,
     groups,
     no_dimensions_and_many,
 )

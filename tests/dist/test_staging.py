@@ -5,6 +5,7 @@ import pytest
 
 from minigrad import dist
 from minigrad.dist import staging
+from minigrad.dist.algorithms import ALGORITHMS
 from minigrad.dist.world import World
 
 
@@ -71,6 +72,29 @@ def test_collectives_on_device_arrays(device: FakeDevice, dtype):
         world.broadcast(own, root=1)
 
     dist.spawn(main, ranks=3)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+@pytest.mark.parametrize(("verb", "algorithm"), [(v, a) for v, names in ALGORITHMS.items() for a in names])
+def test_own_algorithms_stage_once_however_many_messages(device: FakeDevice, verb, algorithm, dtype):
+    def main(world: World) -> None:
+        whole, part = DeviceArray(np.arange(12).astype(dtype)), DeviceArray(np.zeros(3, dtype))
+        if verb == "reduce_scatter":
+            world.reduce_scatter(whole, part, algorithm=algorithm)
+            assert part.memory.tolist() == [4 * (3 * world.rank + k) for k in range(3)]
+        elif verb == "all_gather":
+            part.memory[...] = np.arange(3) + 3 * world.rank
+            whole.memory[...] = 0
+            world.all_gather(part, whole, algorithm=algorithm)
+            assert whole.memory.tolist() == list(range(12))
+        else:
+            getattr(world, verb)(whole, algorithm=algorithm)
+            factor = {"all_reduce": 4, "reduce": 4 if world.rank == 0 else 1, "broadcast": 1}[verb]
+            assert whole.memory.tolist() == [factor * k for k in range(12)]
+
+    dist.spawn(main, ranks=4)
+    expected = {"reduce": (4, 1), "broadcast": (1, 3)}.get(verb, (4, 4))
+    assert (device.copies.count("to host"), device.copies.count("to device")) == expected
 
 
 def test_messages_between_a_device_and_a_host(device: FakeDevice):

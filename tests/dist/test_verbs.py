@@ -117,8 +117,9 @@ def test_the_ledger_books_payload_by_verb_purpose_and_peer():
     ledgers = dist.spawn(main, ranks=3)
     first, second, third = (ledger.report() for ledger in ledgers)
 
-    def entry(sent: int, received: int, messages: int = 1) -> dict[str, int]:
-        return {"bytes_sent": sent, "bytes_received": received, "messages": messages}
+    def entry(sent: int, received: int, messages: int = 1, *, counted: str = "payload") -> dict[str, object]:
+        peer: dict[str, object] = {"bytes_sent": sent, "bytes_received": received, "messages": messages}
+        return peer | {"rounds": 0, "counted": counted} if counted else peer
 
     assert first["traffic"] == {
         "all_gather": {"parameters": entry(8, 24)},
@@ -126,13 +127,16 @@ def test_the_ledger_books_payload_by_verb_purpose_and_peer():
         "barrier": {"control": entry(0, 0)},
         "broadcast": {"parameters": entry(0, 24)},
         "reduce_scatter": {"gradients": entry(24, 8)},
-        "send": {"activations": entry(24, 0)},
+        "send": {"activations": entry(24, 0, counted="wire")},
     }
     assert second["traffic"]["broadcast"] == {"parameters": entry(24, 0)}
-    assert third["traffic"]["receive"] == {"activations": entry(0, 24)}
-    assert (first["peers"], second["peers"], third["peers"]) == ({"2": entry(24, 0)}, {}, {"0": entry(0, 24)})
+    assert third["traffic"]["receive"] == {"activations": entry(0, 24, counted="wire")}
+    assert first["peers"] == {"2": entry(24, 0, counted="")}
+    assert (second["peers"], third["peers"]) == ({}, {"0": entry(0, 24, counted="")})
     assert (first["bytes_sent"], first["bytes_received"], first["messages"]) == (104, 104, 7)
+    assert [report["counted"] for report in (first, second, third)] == ["mixed", "payload", "mixed"]
     assert ledgers[0].bytes_by_verb()["all_reduce"] == 48
+    assert ledgers[0].bytes_by_purpose()["gradients"] == 72
     ledgers[0].clear()
     assert ledgers[0].report()["traffic"] == {}
 

@@ -28,7 +28,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def launcher(tmp_path: Path) -> Iterator[Start]:
     """`launcher(ranks, [python words])`: the launcher in a process of its own, as the command line starts it.
 
-    The ranks find `tmp_path` in MINIGRAD_TEST_FOLDER. Nothing is left behind.
+    Keywords are set in its environment. The ranks find `tmp_path` in MINIGRAD_TEST_FOLDER. Nothing is left
+    behind.
     """
     try:
         find_mpirun()
@@ -36,12 +37,12 @@ def launcher(tmp_path: Path) -> Iterator[Start]:
         pytest.skip(str(error))
     started: list[subprocess.Popen[str]] = []
 
-    def start(ranks: int, words: list[str]) -> "subprocess.Popen[str]":
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIGRAD_TEST_FOLDER": str(tmp_path)}
+    def start(ranks: int, words: list[str], **settings: str) -> "subprocess.Popen[str]":
+        settings = {"PYTHONPATH": str(ROOT), "MINIGRAD_TEST_FOLDER": str(tmp_path)} | settings
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, str(ranks), sys.executable, *words],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | settings,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

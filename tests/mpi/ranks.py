@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from minigrad import dist, nn
+from minigrad.dist.mesh import Mesh
 from minigrad.dist.mpi import MPIWorld
 from minigrad.dist.single import SingleWorld
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError
 from tests.dist.bodies import BODIES, DTYPES
+from tests.dist.test_collectives import CASES, sweep
 from tests.dist.training import Case, compare, train
 
 
@@ -38,6 +40,10 @@ def main() -> int:
     world.all_reduce(np.zeros(300_000), purpose="gradients")
     assert world.ledger.report()["traffic"]["all_reduce"]["gradients"]["bytes_sent"] == 2_400_000
     sizes_that_do_not_fit(world)
+    mesh = Mesh(world, data=1, tensor=world.size)
+    assert (mesh.axis("data").size, mesh.axis("tensor").rank) == (1, world.rank)
+    for name in CASES:
+        sweep(world, name, rows=5, seed=runs)
     for case in (Case(), Case(samples=2, parts=2, optimizer=nn.optim.AdamW), Case(samples=9, bucket_bytes=1)):
         compare(train(world, case), train(SingleWorld(), case))
     return runs

@@ -16,9 +16,10 @@ from tests.mpi.conftest import ROOT, SECONDS, Start, alive, wait_until
 SECONDS_TO_END = 10.0
 
 
-@pytest.mark.parametrize("ranks", [3, 4])
-def test_every_verb(launcher: Start, ranks: int):
-    output, errors = launcher(ranks, ["-m", "tests.mpi.ranks"]).communicate(timeout=SECONDS)
+@pytest.mark.parametrize(("ranks", "debug"), [(3, "1"), (4, "0")])
+def test_every_verb(launcher: Start, ranks: int, debug: str):
+    process = launcher(ranks, ["-m", "tests.mpi.ranks"], MINIGRAD_DEBUG=debug)
+    output, errors = process.communicate(timeout=SECONDS)
     assert re.search(rf"^\d\d\d runs on {ranks} ranks$", output, re.MULTILINE), errors
 
 
@@ -50,6 +51,22 @@ def test_one_rank_dies_and_all_end(
         assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_different_collectives_are_reported_with_both_sides(launcher: Start, started: bool):
+    program = (
+        "import numpy as np; from minigrad import dist\n"
+        "world = dist.world(); world.barrier()\n"
+        "array = np.zeros(4 if world.rank == 2 else 3, np.float32)\n"
+        + ("world.start_all_reduce(array).wait()" if started else "world.all_reduce(array)")
+    )
+    _, errors = launcher(3, ["-c", program], MINIGRAD_DEBUG="1").communicate(timeout=SECONDS_TO_END)
+    expected = (
+        r"collective number 2 is all_reduce\(sum, float32, shape \(3,\)\) on rank 0, "
+        r"but number 2 is all_reduce\(sum, float32, shape \(4,\)\) on rank 2"
+    )
+    assert re.search(rf"rank \d of 3: {expected}", errors), errors
+
+
 def test_misuse_on_one_rank_before_mpi_starts(launcher: Start):
     program = (
         "from minigrad import dist, errors; from minigrad.dist.prepare import announced\n"
@@ -67,7 +84,7 @@ def test_leaving_early_is_no_failure(launcher: Start):
     process = launcher(3, ["tests/mpi/victim.py", "leave"])
     output, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (0, "")
-    assert sorted(output.splitlines()) == ["rank 0 ends well", "rank 1 ends well"]
+    assert sorted(re.findall("rank . ends well", output)) == ["rank 0 ends well", "rank 1 ends well"]
 
 
 @pytest.mark.parametrize("what", ["sleep", "wait"])
@@ -80,6 +97,49 @@ def test_a_stopped_launcher_takes_all_ranks_along(launcher: Start, tmp_path: Pat
     assert process.returncode == 128 + signal.Signals[name]
     assert f"minigrad: ended by {name}" in errors
     assert not [rank for rank in everyone if alive(rank)]
+
+
+def test_a_stopped_rank_is_found_by_its_silence(launcher: Start, tmp_path: Path):
+    process = launcher(3, ["tests/mpi/victim.py", "stop"], MINIGRAD_SECONDS_OF_SILENCE="3")
+    everyone = ranks_of(process, tmp_path, 3)
+    _, errors = process.communicate(timeout=3 + SECONDS_TO_END)
+    assert re.search(
+        r"minigrad: rank 2 of 3 \(process \d+\) stopped answering: no sign of life for 3\.?\d* s", errors
+    ), errors
+    assert process.returncode > 0
+    assert not [rank for rank in everyone if alive(rank)]
+
+
+def test_a_long_honest_step_is_no_silence(launcher: Start):
+    process = launcher(3, ["tests/mpi/victim.py", "compute"], MINIGRAD_SECONDS_OF_SILENCE="2")
+    _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_launcher_that_was_stopped_itself_blames_nobody(launcher: Start, tmp_path: Path):
+    process = launcher(2, ["-c", LAST_FOR_SECONDS], MINIGRAD_SECONDS_OF_SILENCE="2")
+    ranks_of(process, tmp_path, 2)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+
+
+LAST_FOR_SECONDS = (
+    "import os, time, pathlib; from minigrad import dist\n"
+    "world = dist.world()\n"
+    "folder = pathlib.Path(os.environ['MINIGRAD_TEST_FOLDER'])\n"
+    "(folder / f'{world.rank}.pid').write_text(str(os.getpid()))\n"
+    "time.sleep(5)\n"
+    "world.barrier()\n"
+)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "inf", "long"])
+def test_a_limit_that_is_none_is_refused(launcher: Start, seconds: str):
+    _, errors = launcher(2, ["-c", ""], MINIGRAD_SECONDS_OF_SILENCE=seconds).communicate(timeout=SECONDS)
+    assert f"MINIGRAD_SECONDS_OF_SILENCE is '{seconds}'; give a number of seconds" in errors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends mpirun when its launcher is killed")

@@ -12,6 +12,15 @@ from minigrad import dist
 from minigrad.errors import UsageError
 
 
+def compute(seconds: float) -> None:
+    """One long step that says nothing, in Python and in NumPy."""
+    end = time.monotonic() + seconds
+    matrix = np.ones((300, 300))
+    while time.monotonic() < end:
+        sum(k * k for k in range(100_000))
+        matrix = np.tanh(matrix @ matrix)
+
+
 def main(what: str) -> None:
     world = dist.world()
     folder = Path(os.environ["MINIGRAD_TEST_FOLDER"])
@@ -33,6 +42,10 @@ def main(what: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if what == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if what == "compute":
+            compute(seconds=float(os.environ["MINIGRAD_SECONDS_OF_SILENCE"]) * 2)
         if what == "sleep":
             time.sleep(600)
     if what == "leave":
