@@ -21,11 +21,12 @@ def own_operations():
 
 
 @pytest.mark.usefixtures("own_operations")
-def test_the_code_of_the_engine_page_runs():
-    page = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "blocks"), [("engine.md", 9), ("parallel.md", 8)])
+def test_the_code_of_a_page_runs(name, blocks):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(code) >= 9
-    exec(compile("\n".join(code), "docs/engine.md", "exec"), {})  # noqa: S102 - our own page
+    assert len(code) >= blocks
+    exec(compile("\n".join(code), f"docs/{name}", "exec"), {})  # noqa: S102 - our own page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
