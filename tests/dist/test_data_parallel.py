@@ -1,5 +1,7 @@
 """Data parallelism gives the parameters of the one-rank run, whatever the ranks, parts and buckets."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,6 +27,7 @@ OPTIMIZERS = st.sampled_from([None, nn.optim.AdamW])
         parts=st.integers(1, 3),
         seed=st.integers(0, 1000),
         optimizer=OPTIMIZERS,
+        algorithm=st.sampled_from(["library", "ring", "halving", "tree", "ordered"]),
     ),
 )
 def test_equal_to_one_rank(ranks: int, case: Case):
@@ -59,12 +62,13 @@ def test_buckets_are_slices_of_one_flat_array_in_reverse_order():
         model = Model(0)
         parallel = dist.DataParallel(model, world, bucket_bytes=200)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        assert [p for bucket in parallel.buckets for p in bucket.parameters] == trained[::-1]
-        assert len({id(bucket.flat.base) for bucket in parallel.buckets}) == 1
-        assert [bucket.flat.nbytes for bucket in parallel.buckets] == [160 + 16 + 200, 40 + 96 + 120]
-        for bucket in parallel.buckets:
-            for parameter in bucket.parameters:
-                assert np.shares_memory(parameter.grad_buffer, bucket.flat)
+        assert [p for filling in parallel.buckets for p in filling.bucket.parameters[::-1]] == trained[::-1]
+        flats: list[Any] = [filling.flat for filling in parallel.buckets]
+        assert len({id(flat.base) for flat in flats}) == 1
+        assert [flat.nbytes for flat in flats] == [160 + 16 + 200, 40 + 96 + 120]
+        for filling in parallel.buckets:
+            for parameter in filling.bucket.parameters:
+                assert np.shares_memory(parameter.grad_buffer, filling.flat)
 
     dist.spawn(main, ranks=2)
 
@@ -112,7 +116,11 @@ def test_mixed_dtypes_do_not_share_buckets():
     def main(world: World) -> None:
         model = Mixed()
         parallel = dist.DataParallel(model, world)
-        assert [str(bucket.flat.dtype) for bucket in parallel.buckets] == ["float64", "float32", "float64"]
+        assert [str(filling.bucket.dtype) for filling in parallel.buckets] == [
+            "float64",
+            "float32",
+            "float64",
+        ]
         (mg.sum(model.a) + mg.sum(model.b) + mg.sum(model.c)).backward()
         parallel.synchronize()
         for parameter in model.parameters():
@@ -158,6 +166,13 @@ def test_a_second_walk_without_no_sync():
         CommunicationError, match=r"shape \(5, 4\) changed after its bucket was sent; .*no_sync"
     ):
         dist.spawn(main, ranks=2)
+
+
+def test_an_algorithm_that_is_not_there():
+    with pytest.raises(
+        UsageError, match="algorithm='fast'; give one of library, ring, halving, tree, ordered"
+    ):
+        dist.DataParallel(Model(0), SingleWorld(), algorithm="fast")
 
 
 def test_no_bucket_size():

@@ -43,6 +43,7 @@ class Case:
     parts: int = 1  # walks per step; all but the last without communication
     seed: int = 0
     optimizer: Callable[..., nn.optim.Optimizer] | None = None  # None: plain gradient descent
+    algorithm: str = "library"
 
 
 def batch(case: Case, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +55,7 @@ def batch(case: Case, step: int) -> tuple[np.ndarray, np.ndarray]:
 def train(world: World, case: Case) -> dict[str, np.ndarray]:
     """Train this rank's copy, begun with other values on every rank, and return its state at the end."""
     model = Model(case.seed + world.rank)
-    parallel = dist.DataParallel(model, world, bucket_bytes=case.bucket_bytes)
+    parallel = dist.DataParallel(model, world, bucket_bytes=case.bucket_bytes, algorithm=case.algorithm)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = case.optimizer(trained, lr=0.01) if case.optimizer else None
     for step in range(case.steps):

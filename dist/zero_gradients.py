@@ -1,0 +1,364 @@
+"""Gradients on their way: written into flat buckets by backward walks, summed over ranks meanwhile.
+
+The stages differ in what a rank keeps and for how long:
+
+* `WholeGradients`     (stage 0) all gradients, always; each bucket is all-reduced;
+* `ScatteredGradients` (stage 1) the same memory; of each bucket a rank gets the sum of its own piece only;
+* `PooledGradients`    (stages 2 and 3) the own pieces, always; buckets are filled in a few buffers that go
+                       round, and leave them as soon as they are full.
+
+The backward walk reaches the last layers first, so buckets are cut from the end. As soon as the gradients of
+a bucket are final its reduction is started, and the walk goes on; hooks move on what is under way, because
+messages do not move by themselves. All ranks start them in the same order, however their walks differ.
+
+Li et al. 2020, PyTorch Distributed: Experiences on Accelerating Data Parallel Training, sections 3.2 and 4.2;
+Rajbhandari et al. 2020, ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, §5.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigrad.dist.contiguous import Pool
+from minigrad.dist.partition import Bucket, side_by_side
+from minigrad.dist.request import Request, done
+from minigrad.dist.verbs import Array
+from minigrad.dist.world import World
+from minigrad.errors import CommunicationError, UsageError
+from minigrad.graph import Leaf
+
+POOLED_AT_ONCE = 2  # one bucket is filled while the one before it travels
+
+Track = Callable[[str, Array], Array]
+
+
+class Filling:
+    """A bucket in one round of reductions: where its gradients are, and which of them are not final yet."""
+
+    def __init__(self, bucket: Bucket, first: int) -> None:
+        self.bucket = bucket
+        self.numbers = range(first, first + len(bucket.parameters))  # of its parameters, among all
+        self.leaves = [leaf_of(parameter) for parameter in bucket.parameters]
+        self.flat: Array | None = None
+        self.views: list[Array] = []
+        self.request: Request | None = None
+        self.waits_for = set(self.numbers)
+
+    def reset(self) -> None:
+        self.request = None
+        self.waits_for = set(self.numbers)
+
+
+def leaf_of(parameter: Any) -> Leaf:
+    """The leaf at which the gradients of a parameter arrive."""
+    assert isinstance(parameter.node, Leaf)  # only what is trained gets here
+    return parameter.node
+
+
+class WholeGradients:
+    """Keeps all gradients and all-reduces each bucket; the other stages change what happens to a bucket.
+
+    quiet            while true, walks only add to this rank's gradients
+    seconds_driving  since the latest `finish`: in backward walks, to start messages and move them on
+    seconds_waiting  of the latest `finish`: where nothing else goes on. Both together are what communication
+                     cost; on thread ranks they contain the time in which other ranks computed
+    """
+
+    advice: ClassVar[str] = (
+        "synchronize() after each walk, or run all but the last in `with parallel.no_sync():`"
+    )
+
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        world: World,
+        *,
+        algorithm: str = "library",
+        track: Track | None = None,
+    ) -> None:
+        self.world = world
+        self.how: dict[str, Any] = {"purpose": "gradients", "algorithm": algorithm}
+        self.track = track or (lambda category, array: array)
+        self.quiet = False
+        self.seconds_driving = self.seconds_waiting = 0.0
+        self.fillings: list[Filling] = []
+        self._sent = self._arrived = self._count = 0
+        for bucket in buckets:
+            filling = Filling(bucket, self._count)
+            self.fillings.append(filling)
+            self._count += len(bucket.parameters)
+            for number, parameter in zip(filling.numbers, bucket.parameters, strict=True):
+                parameter.zero_grad()
+                parameter.register_post_accumulate_grad_hook(partial(self._final, filling, number))
+        self._used = np.zeros(self._count, dtype=bool)
+        self._lay_out()
+
+    # ----- What a stage decides -----
+
+    def _lay_out(self) -> None:
+        """Give every gradient its place in one flat array."""
+        flats = side_by_side([filling.bucket for filling in self.fillings])
+        for filling, flat in zip(self.fillings, flats, strict=True):
+            filling.flat = self.track("gradients", flat)
+            filling.views = filling.bucket.views(flat)
+            for parameter, view in zip(filling.bucket.parameters, filling.views, strict=True):
+                parameter.grad_buffer = view
+
+    def gradient(self, filling: Filling) -> Array:
+        """The summed gradient that this rank gets of a bucket, flat."""
+        assert filling.flat is not None
+        return filling.flat
+
+    def _open(self, filling: Filling) -> None:
+        """See to it that the bucket has memory."""
+
+    def _start(self, filling: Filling) -> Request:
+        """Start to sum a bucket over ranks."""
+        return self.world.start_all_reduce(filling.flat, **self.how)
+
+    def _settle(self, filling: Filling) -> None:
+        """The sum of a bucket is there."""
+
+    # ----- Within the backward walk -----
+
+    def _final(self, filling: Filling, number: int, _: Any) -> None:
+        """A gradient is final: send what is complete, and move on what is under way."""
+        if self.quiet:
+            return
+        start = time.perf_counter()
+        if filling.request is not None:
+            raise self.late(filling, number)
+        filling.waits_for.discard(number)
+        while self._sent < len(self.fillings) and not self.fillings[self._sent].waits_for:
+            self._send(self.fillings[self._sent])
+        self._advance()
+        self.seconds_driving += time.perf_counter() - start
+
+    def late(self, filling: Filling, number: int) -> CommunicationError:
+        """The error for a gradient that comes when the others of its bucket are gone."""
+        shape = filling.bucket.parameters[number - filling.numbers.start].shape
+        return CommunicationError(
+            f"{self.world.name}: a gradient of shape {shape} changed after its bucket was sent; {self.advice}"
+        )
+
+    def _send(self, filling: Filling) -> None:
+        """Start the next bucket. What has no gradient here counts as zero."""
+        self._open(filling)
+        for number, leaf, view in zip(filling.numbers, filling.leaves, filling.views, strict=True):
+            if leaf.filled and leaf.buffer is not view:
+                raise UsageError(
+                    f"{self.world.name}: a parameter of shape {view.shape} lost its gradient buffer; leave "
+                    "grad_buffer alone, and wrap the model anew after moving it"
+                )
+            if leaf.filled:
+                self._used[number] = True
+            else:
+                view[...] = 0
+        filling.request = self._start(filling)
+        self._sent += 1
+
+    def send_through(self, count: int) -> None:
+        """Send the first `count` buckets: nothing more comes for them in this round."""
+        while self._sent < count:
+            self._send(self.fillings[self._sent])
+
+    def _advance(self) -> None:
+        """Look after the messages under way."""
+        while self._arrived < self._sent:
+            filling = self.fillings[self._arrived]
+            if not filling.request.test():  # type: ignore[union-attr]  # it was sent
+                return
+            self._arrived += 1
+            self._settle(filling)
+
+    def _wait(self) -> None:
+        """Wait for the oldest message under way."""
+        filling = self.fillings[self._arrived]
+        filling.request.wait()  # type: ignore[union-attr]  # it was sent
+        self._arrived += 1
+        self._settle(filling)
+
+    # ----- After it -----
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward walks in this block only add to this rank's gradients: for all but the last of several."""
+        before, self.quiet = self.quiet, True
+        try:
+            yield
+        finally:
+            self.quiet = before
+
+    def flush(self) -> None:
+        """End a round: send all that was not sent, and wait until everything is summed."""
+        self.send_through(len(self.fillings))
+        while self._arrived < self._sent:
+            self._wait()
+        self._sent = self._arrived = 0
+        for filling in self.fillings:
+            filling.reset()
+
+    def finish(self) -> list[bool]:
+        """End the last round of a step. Returns which parameters any rank used, in the buckets' order."""
+        start = time.perf_counter()
+        self.flush()
+        used = self.agree(self._used.tolist(), self.world)
+        self._used[...] = False
+        self.seconds_waiting = time.perf_counter() - start
+        return used
+
+    def agree(self, used: list[bool], world: World) -> list[bool]:
+        """Which parameters any rank of `world` used."""
+        flags = np.array(used, dtype=np.uint8)
+        world.all_reduce(flags, operation="max", purpose="control")
+        return flags.astype(bool).tolist()
+
+    def forget(self) -> None:
+        """Let the next walk begin anew. What was sent already is waited for: all ranks do this alike."""
+        if self._sent:
+            self.flush()
+        for filling in self.fillings:
+            filling.reset()
+            for leaf in filling.leaves:
+                leaf.filled = False
+        self._used[...] = False
+
+
+class ScatteredGradients(WholeGradients):
+    """Keeps all gradients until they are reduced; the sum of this rank's piece stays where it was."""
+
+    advice = "step() after each walk, or run all but the last in `with zero.no_sync():`"
+
+    def gradient(self, filling: Filling) -> Array:
+        return filling.bucket.own(filling.flat)
+
+    def _start(self, filling: Filling) -> Request:
+        return self._scatter(filling, filling.flat, self.gradient(filling))
+
+    def _scatter(self, filling: Filling, flat: Array, out: Array) -> Request:
+        """Start to sum a flat bucket over ranks, this rank's piece of it into `out`."""
+        if self.world.size == 1:
+            return Request(done)
+        return self.world.start_reduce_scatter(flat, out, counts=filling.bucket.counts, **self.how)
+
+
+class PooledGradients(ScatteredGradients):
+    """Keeps the sums of this rank's pieces only; buckets are filled in buffers that go round.
+
+    A walk that reaches parameters in another order than the reverse of their declaration, or leaves one of
+    the last declared out, needs more buffers until the round ends.
+
+    apart    buckets that are filled all through a walk, and have a buffer each
+    patient  whether a walk may wait for a bucket to arrive, rather than take one buffer more
+    """
+
+    advice = "step() after each walk, or run each but the last in a `with zero.no_sync():` of its own"
+
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        world: World,
+        *,
+        apart: Sequence[Bucket] = (),
+        patient: Callable[[], bool] = lambda: True,
+        **how: Any,
+    ) -> None:
+        self.apart, self.patient = frozenset(apart), patient
+        super().__init__(buckets, world, **how)
+
+    def _lay_out(self) -> None:
+        buckets = [filling.bucket for filling in self.fillings]
+        xp, dtype = buckets[0].namespace, buckets[0].dtype
+
+        def make(size: int, dtype: Any) -> Array:
+            return self.track("gradients", xp.empty(size, dtype=dtype))
+
+        size = max((bucket.size for bucket in buckets if bucket not in self.apart), default=0)
+        self._make = make
+        self._pool = Pool(make, size, dtype)
+        self._reserved: dict[Bucket, Array] = {}
+        total = sum(bucket.stop - bucket.start for bucket in buckets)
+        self._shard = self.track("gradients", xp.zeros(total, dtype=dtype))
+        self._owns: dict[Bucket, Array] = {}
+        place = 0
+        for bucket in buckets:
+            self._owns[bucket] = self._shard[place : place + bucket.stop - bucket.start]
+            place += bucket.stop - bucket.start
+        self._rounds = 0
+        for filling in self.fillings:
+            for number, leaf in zip(filling.numbers, filling.leaves, strict=True):
+                leaf.provide = partial(self._provide, filling, number)
+
+    def gradient(self, filling: Filling) -> Array:
+        return self._owns[filling.bucket]
+
+    def _provide(self, filling: Filling, number: int) -> Array:
+        """The place of a gradient whose first contribution is about to be written."""
+        if filling.request is not None:
+            raise self.late(filling, number)
+        if filling.flat is None:
+            start = time.perf_counter()
+            self._open(filling)
+            self.seconds_driving += time.perf_counter() - start
+        return filling.views[number - filling.numbers.start]
+
+    def _open(self, filling: Filling) -> None:
+        if filling.flat is not None:
+            return
+        bucket = filling.bucket
+        if bucket in self.apart:
+            if bucket not in self._reserved:
+                self._reserved[bucket] = self._make(bucket.size, bucket.dtype)
+            filling.flat = self._reserved[bucket]
+        else:
+            while self._pool.taken >= POOLED_AT_ONCE and self._arrived < self._sent and self.patient():
+                self._wait()
+            filling.flat = self._pool.take()
+        filling.views = filling.bucket.views(filling.flat)
+        for leaf, view in zip(filling.leaves, filling.views, strict=True):
+            leaf.buffer = view
+
+    def _start(self, filling: Filling) -> Request:
+        flat = filling.flat[: filling.bucket.size]  # type: ignore[index]  # it is open
+        # What comes after the first round is added to it: until then it lies in the bucket's own place.
+        out = filling.bucket.own(flat) if self._rounds else self.gradient(filling)
+        if self.world.size == 1 and not self._rounds:
+            out[...] = flat
+        for leaf in filling.leaves:
+            leaf.buffer, leaf.filled = None, False
+        return self._scatter(filling, flat, out)
+
+    def _settle(self, filling: Filling) -> None:
+        if self._rounds:
+            own = self.gradient(filling)
+            own += filling.bucket.own(filling.flat)
+        self._close(filling)
+
+    def _close(self, filling: Filling) -> None:
+        """Let others use the buffer of a bucket."""
+        if filling.bucket not in self.apart:
+            self._pool.give_back(filling.flat)
+        filling.flat, filling.views = None, []
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """One backward walk in this block, whose sums are added to those of the step's other walks."""
+        yield
+        self.flush()
+
+    def flush(self) -> None:
+        super().flush()
+        self._rounds += 1
+
+    def forget(self) -> None:
+        super().forget()
+        self._rounds = 0
+        for filling in self.fillings:
+            for leaf in filling.leaves:
+                leaf.buffer = None
+            if filling.flat is not None:
+                self._close(filling)

@@ -1,0 +1,331 @@
+"""Parameters as shards (stage 3): a unit is whole only while it is used, forward and again backward.
+
+All ranks gather the same units in the same order, whatever of them they use: forward in the order of
+declaration, backward the other way round, each one ahead of its use. A rank that leaves a unit out, or has no
+walk at all in a step, takes part nevertheless. A unit used out of that order (again, or by a checkpoint that
+spans three) is gathered once more; that has to happen on all ranks alike.
+
+The units share one memory, in which each has its place for good: even ones at its beginning, odd ones at its
+end. It holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of
+weights; they become right again when their unit is gathered again.
+
+Rajbhandari et al. 2020, ZeRO, §5.3 and §7.2.2 (3Ψ per step); Zhao et al. 2023, PyTorch FSDP, §3.3 and §3.4.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from minigrad.dist.partition import Bucket
+from minigrad.dist.request import Request, done
+from minigrad.dist.units import Unit, once, when_walked
+from minigrad.dist.verbs import Array
+from minigrad.dist.world import World
+from minigrad.errors import UsageError
+from minigrad.graph import is_grad_enabled
+from minigrad.mutation import mutated
+from minigrad.nn.module import Module
+
+Track = Callable[[str, Array], Array]
+
+
+class UnitParameters:
+    """Keeps this rank's pieces of all parameters, and gathers units around their use.
+
+    passed   called with the number of units, from the last, that the walk of a round has left behind for good
+    seconds  spent to gather, since somebody set it to zero
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        units: Sequence[Unit],
+        root: Unit | None,
+        world: World,
+        *,
+        algorithm: str = "library",
+        track: Track,
+    ) -> None:
+        self.world = world.split(0)  # gradients travel meanwhile, and need not come in step with these
+        self.how: dict[str, Any] = {"purpose": "parameters", "algorithm": algorithm}
+        self.track = track
+        self.units, self.root = list(units), root
+        self.passed: Callable[[int], None] = lambda count: None
+        self.seconds = 0.0
+        self._owns = {unit.bucket: unit for unit in self.every}
+        self._resident: list[Unit] = []
+        self._direction = ""  # "forward" and "backward" while such a pass is under way
+        self._order: list[Unit] = []
+        self._next = 0  # in that order
+        self._behind = self._entered = 0  # units that a walk has left for good, and that it has entered
+        self._recorded = self._walked = 0  # passes of this round
+        self._regular = True  # whether all units came in order so far, and each by itself
+        self._complete = True  # whether none was left out so far
+        self._recomputed: Unit | None = None  # by a checkpoint, and not walked through yet
+        self._open = False
+        self._make_room()
+        module.register_forward_pre_hook(self._before_model)
+        module.register_forward_hook(self._after_model)
+        for number, unit in enumerate(self.units):
+            unit.number = number
+            for part in unit.modules:
+                part.register_forward_pre_hook(partial(self._before_unit, unit))
+                part.register_forward_hook(partial(self._after_unit, unit))
+
+    @property
+    def every(self) -> list[Unit]:
+        return [*self.units, *([self.root] if self.root else [])]
+
+    def _make_room(self) -> None:
+        """Allocate shards, the memory that units share, and the root's."""
+        first = self.every[0].bucket
+        xp, dtype = first.namespace, first.dtype
+        sizes = [unit.bucket.size for unit in self.units]
+        total = max((a + b for a, b in zip(sizes, [*sizes, 0][1:], strict=True)), default=0)
+        self._arena = self.track("parameters", xp.empty(total, dtype=dtype))
+        for number, unit in enumerate(self.units):
+            start = 0 if number % 2 == 0 else total - unit.bucket.size
+            unit.lie(self._arena[start : start + unit.bucket.size], start)
+        if self.root:
+            size = self.root.bucket.size
+            self.root.lie(self.track("parameters", xp.empty(size, dtype=dtype)), total)
+        counts = [unit.bucket.stop - unit.bucket.start for unit in self.every]
+        shards = self.track("parameters", xp.empty(sum(counts), dtype=dtype))
+        for index, unit in enumerate(self.every):
+            start = sum(counts[:index])
+            unit.shard = shards[start : start + counts[index]]
+
+    def take_over(self, axes: Sequence[World]) -> None:
+        """Let all ranks begin with the values of each axis' rank 0, and keep their pieces only."""
+        for unit in self.every:
+            bucket = unit.bucket
+            for parameter, view in zip(bucket.parameters, bucket.views(unit.flat), strict=True):
+                view[...] = parameter.data
+            for axis in axes:
+                axis.broadcast(unit.flat, purpose="parameters")
+            unit.shard[...] = bucket.own(unit.flat)
+            unit.detach()
+
+    def own(self, bucket: Bucket) -> Array:
+        """The values of this rank's piece of a bucket, flat: a view."""
+        return self._owns[bucket].shard
+
+    shown = own
+
+    # ----- Gathering -----
+
+    def _start(self, unit: Unit) -> None:
+        """Start to gather a unit, in place of what lies there."""
+        for other in [r for r in self._resident if r.overlaps(unit)]:
+            if other.active:
+                raise UsageError(
+                    f"{self.world.name}: {other.name} is in use while {unit.name} is called, and both have "
+                    "one place (ZeRO stage 3); make one unit of them: ZeRO(units=[...])"
+                )
+            self._drop(other)
+        start, counts = time.perf_counter(), unit.bucket.counts
+        if self.world.size > 1:
+            unit.request = self.world.start_all_gather(unit.shard, unit.flat, counts=counts, **self.how)
+        else:
+            unit.flat[...] = unit.shard
+            unit.request = Request(done)
+        self._resident.append(unit)
+        self.seconds += time.perf_counter() - start
+
+    def _gather(self, unit: Unit) -> None:
+        """See to it that a unit is whole."""
+        if not unit.whole:
+            if unit.request is None:
+                self._start(unit)
+            assert unit.request is not None
+            start = time.perf_counter()
+            unit.request.wait()
+            self.seconds += time.perf_counter() - start
+            unit.request, unit.whole = None, True
+
+    def _drop(self, unit: Unit) -> None:
+        """Let the memory of a unit be used by another."""
+        if unit.request is not None:
+            unit.request.wait()
+        unit.request, unit.whole = None, False
+        unit.detach()
+        self._resident.remove(unit)
+
+    def _drop_all(self) -> None:
+        while self._resident:
+            self._drop(self._resident[-1])
+
+    def _prefetch(self) -> None:
+        """Start the next unit in order, if its place is not in use."""
+        unit = self._order[self._next] if self._next < len(self._order) else None
+        if unit is None or unit.whole or unit.request is not None:
+            return
+        for other in self._resident:
+            needed = self._direction == "backward" and self._place(other) >= self._behind
+            if other.overlaps(unit) and (other.active or needed):
+                return
+        self._start(unit)
+
+    def _place(self, unit: Unit) -> int:
+        """Where a unit comes in the order of the pass."""
+        return unit.number if self._direction == "forward" else len(self.units) - 1 - unit.number
+
+    def _begin(self, direction: str) -> None:
+        """Begin a pass over all units, with the root."""
+        self._end()
+        self._direction, self._next, self._behind, self._entered = direction, 0, 0, 0
+        self._order = self.units if direction == "forward" else self.units[::-1]
+        if self.root:
+            self._gather(self.root)
+            self.root.attach()
+        self._prefetch()
+
+    def _advance(self, stop: int, *, walking: bool = False) -> None:
+        """Gather the units in order, up to `stop` of them. A walk that gets to one has left those before."""
+        while self._next < stop:
+            if walking:
+                self._leave(self._next)
+            self._gather(self._order[self._next])
+            self._next += 1
+            self._prefetch()
+
+    def _reach(self, unit: Unit, *, walking: bool = False) -> None:
+        """Gather a unit that is needed now."""
+        if self._direction:
+            place = self._place(unit)
+            if place < self._next - 1 and not (self._direction == "backward" and unit.whole):
+                self._regular = False
+            if place > self._next:
+                self._complete = False
+            self._advance(place + 1, walking=walking)
+            if walking:
+                self._leave(place)
+                self._entered = place + 1
+                self._prefetch()
+        self._gather(unit)
+        unit.attach()
+
+    def _leave(self, count: int) -> None:
+        """A walk has left the first `count` units behind."""
+        self._behind = max(self._behind, count)
+        if self.in_order():
+            self.passed(count)
+
+    def _end(self) -> None:
+        """End the pass under way: take part in gathering what this rank left out."""
+        if self._direction:
+            self._complete = self._complete and self._next == len(self.units)
+            self._advance(len(self.units), walking=self._direction == "backward")
+            self._direction = ""
+
+    # ----- Forward -----
+
+    def _before_model(self, _: Module, __: Any) -> None:
+        if not self._open:
+            for unit in self.units:
+                unit.active = 0
+            self._begin("forward")
+
+    def _after_model(self, _: Module, __: Any, output: Any) -> Any:
+        if self._open:
+            return None
+        self._end()
+        self._drop_all()
+        watched = when_walked(output, once(self._begin_backward)) if is_grad_enabled() else output
+        self._recorded += watched is not output
+        return watched
+
+    def _before_unit(self, unit: Unit, _: Module, __: Any) -> None:
+        if not self._open:
+            if self._direction == "backward":
+                # Gradients of what one checkpoint computes again become final together, after all of it.
+                self._regular = self._regular and self._recomputed in (None, unit)
+                if self._recomputed is None:
+                    self._behind = max(self._behind, self._entered)
+                self._recomputed = unit
+            self._reach(unit)
+            unit.active += 1
+
+    def _after_unit(self, unit: Unit, _: Module, __: Any, output: Any) -> Any:
+        if self._open:
+            return None
+        unit.active -= 1
+        if not unit.active and self._direction != "backward":
+            unit.detach()
+        return when_walked(output, partial(self._walk_into, unit))
+
+    # ----- Backward -----
+
+    def _begin_backward(self) -> None:
+        self._walked += 1
+        self._begin("backward")
+
+    def _walk_into(self, unit: Unit) -> None:
+        """A pull walk has come to a unit: those after it are behind."""
+        if self._direction != "backward":
+            self._begin_backward()
+        if unit is self._recomputed:
+            self._recomputed = None
+        self._reach(unit, walking=True)
+
+    def in_order(self) -> bool:
+        """Whether this round's walk goes through all units once, in the order in which they are declared."""
+        return self._recorded == 1 and self._regular
+
+    def may_wait(self) -> bool:
+        """Whether waiting for gradients to arrive cannot keep another rank from sending its own."""
+        return self._direction != "backward" or (self.in_order() and self._complete)
+
+    # ----- After it -----
+
+    def end_round(self) -> None:
+        """Take part in what other ranks gathered in this round, if this one had no walk; then forget all."""
+        if not self._recorded and self.world.size > 1:
+            self._begin("forward")
+            self._end()
+            self._drop_all()
+            self._recorded = 1
+        if not self._walked and self.world.size > 1:
+            self._begin("backward")
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a new round."""
+        self._end()
+        self._drop_all()
+        self._recorded = self._walked = 0
+        self._regular = self._complete = True
+        self._recomputed = None
+
+    def publish(self) -> None:
+        """The values changed: what a graph from before saved is no longer right."""
+        for flat in (self._arena, *([self.root.flat] if self.root else [])):
+            mutated(flat)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """All parameters whole, in memory of their own; what is written there goes back into the shards."""
+        if self._open:
+            yield
+            return
+        if self._direction:
+            raise UsageError(f"{self.world.name}: gathered() came in the middle of a walk; finish it first")
+        flats = []
+        for unit in self.every:
+            bucket = unit.bucket
+            flat = self.track("parameters", bucket.namespace.empty(bucket.size, dtype=bucket.dtype))
+            self.world.all_gather(unit.shard, flat, counts=bucket.counts, **self.how)
+            unit.attach(bucket.views(flat))
+            flats.append(flat)
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
+            for unit, flat in zip(self.every, flats, strict=True):
+                unit.shard[...] = unit.bucket.own(flat)
+                unit.detach()
+            self._drop_all()
+            self.publish()
