@@ -8,7 +8,7 @@ from minigrad.dist.prepare import prepare
 
 prepare()  # before anything can load MPI
 
-from minigrad.dist import collectives  # noqa: E402
+from minigrad.dist import checkpoint, collectives  # noqa: E402
 from minigrad.dist.contiguous import ContiguousMemory  # noqa: E402
 from minigrad.dist.data_parallel import DataParallel  # noqa: E402
 from minigrad.dist.debug_mode import debug  # noqa: E402
@@ -40,6 +40,7 @@ __all__ = [
     "World",
     "ZeRO",
     "balanced_counts",
+    "checkpoint",
     "collectives",
     "debug",
     "partitioned_checkpoint",

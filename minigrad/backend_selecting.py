@@ -48,6 +48,34 @@ class Selecting:
         xp: Any = self
         return xp.scatter_add(values, places, rows=rows)
 
+    def weighted_rows(self, x: Array, indices: Array, weights: Array) -> Array:
+        """Σ_k weights[i, k] · x[indices[i, k]]: x (rows, width), the others (n, k)."""
+        xp: Any = self
+        parts = [xp.take(x, indices[:, k], axis=0) * weights[:, k : k + 1] for k in range(indices.shape[1])]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def weighted_rows_back(self, values: Array, indices: Array, weights: Array, *, rows: int) -> Array:
+        """The transpose: weights[i, k] · values[i] added into row indices[i, k] of zeros (rows, width)."""
+        xp: Any = self
+        count, each = indices.shape
+        spread = xp.reshape(weights, (count, each, 1)) * xp.reshape(values, (count, 1, values.shape[1]))
+        flat = xp.reshape(spread, (count * each, values.shape[1]))
+        return xp.scatter_add(flat, xp.reshape(indices, (-1,)), rows=rows)
+
+    def others(self, x: Array) -> Array:
+        """For each entry of the last axis the product of all others, without a division."""
+        return products_before(self, x) * products_before(self, x[..., ::-1])[..., ::-1]
+
+
+def products_before(xp: Any, x: Any) -> Any:
+    """For each entry of the last axis the product of those before it."""
+    if not x.shape[-1]:
+        return x
+    return xp.concat([xp.ones_like(x[..., :1]), xp.cumulative_prod(x, axis=-1)[..., :-1]], axis=-1)
+
 
 class LibrarySelecting(Selecting):
     """For libraries that have more than the array API, but may be too old for its latest names."""
@@ -80,18 +108,66 @@ class HostSelecting(LibrarySelecting):
         count = indices.size
         _check_range(indices, rows)
         indices = numpy.where(indices < 0, indices + rows, indices)
+        # SciPy knows no half precision; sums are taken in float32 there.
+        half = values.dtype.itemsize == 2 and values.dtype.kind in "fV"
+        wide = values.astype("float32") if half else values
         pick = scipy.sparse.csr_array(
-            (numpy.ones(count, values.dtype), indices, numpy.arange(count + 1)), shape=(count, rows)
+            (numpy.ones(count, wide.dtype), indices, numpy.arange(count + 1)), shape=(count, rows)
         )
-        return numpy.asarray(pick.T @ values)
+        return numpy.asarray(pick.T @ wide).astype(values.dtype, copy=False)
 
     def scatter_along_axis(self, values: Array, indices: Array, *, axis: int, length: int) -> Array:
         _check_range(indices, length)
         return super().scatter_along_axis(values, indices, axis=axis, length=length)
 
     def add_at(self, values: Array, places: Array, rows: int) -> Array:
-        sums = numpy.bincount(places, values[:, 0].astype("float64", copy=False), minlength=rows)
-        return sums.astype(values.dtype, copy=False)
+        out = numpy.zeros(rows, values.dtype)
+        numpy.add.at(out, places, values[:, 0])  # fast since NumPy 1.25 where everything has one axis
+        return out[:, None]
+
+    def weighted_rows(self, x: Array, indices: Array, weights: Array) -> Array:
+        return _weighting(indices, weights, len(x)) @ x
+
+    def weighted_rows_back(self, values: Array, indices: Array, weights: Array, *, rows: int) -> Array:
+        return _weighting(indices, weights, rows).T @ values
+
+    def others(self, x: Array) -> Array:
+        """By division, where all products are far from 0 and from overflow."""
+        whole = numpy.prod(x, axis=-1, keepdims=True)
+        limits = numpy.finfo(x.dtype)
+        size = numpy.abs(whole)
+        if numpy.all((size > limits.tiny / limits.eps) & (size < limits.max * limits.eps)):
+            return whole / x
+        return super().others(x)
+
+    def unindex(self, values: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
+        """As ever; by sparse matrices or one line of places, where the index allows it."""
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(numpy.asarray(part) if isinstance(part, list) else part for part in parts)
+        arrays = [part for part in parts if isinstance(part, numpy.ndarray)]
+        if len(arrays) == 1 and arrays[0].dtype == bool:  # no place twice
+            out = numpy.zeros(shape, values.dtype)
+            out[index] = values
+            return out
+        leading = 0 < len(arrays) == len(parts) and all(part.dtype.kind in "iu" for part in arrays)
+        if not leading:
+            return super().unindex(values, index=index, shape=shape)  # type: ignore[misc]
+        together = numpy.broadcast_arrays(*arrays)
+        lengths, rest = shape[: len(arrays)], shape[len(arrays) :]
+        places = [numpy.where(a < 0, a + n, a) for a, n in zip(together, lengths, strict=True)]
+        flat = numpy.ravel_multi_index(places, lengths).reshape(-1)
+        rows = values.reshape(flat.size, math.prod(rest))
+        add = self.add_at if rows.shape[1] == 1 else self.scatter_add
+        return add(rows, flat, math.prod(lengths)).reshape(shape)
+
+
+def _weighting(indices: numpy.ndarray, weights: numpy.ndarray, rows: int) -> Any:
+    """The sparse matrix with weights[i, k] in row i and column indices[i, k]."""
+    count, each = indices.shape
+    _check_range(indices, rows)
+    columns = numpy.where(indices < 0, indices + rows, indices).reshape(-1)
+    starts = numpy.arange(0, count * each + 1, each)
+    return scipy.sparse.csr_array((weights.reshape(-1), columns, starts), shape=(count, rows))
 
 
 def _check_range(indices: numpy.ndarray, length: int) -> None:
@@ -149,6 +225,14 @@ class ShapeSelecting(Selecting):
 
     def argpartition(self, x: Any, kth: int, *, axis: int) -> Any:
         return self._selected("argpartition", x, x.shape, x.size, dtype="int64")
+
+    def weighted_rows(self, x: Any, indices: Any, weights: Any) -> Any:
+        shape, flops = (indices.shape[0], x.shape[1]), 2 * indices.size * x.shape[1]
+        return self._selected("weighted_rows", x, shape, flops, indices, weights)
+
+    def weighted_rows_back(self, values: Any, indices: Any, weights: Any, *, rows: int) -> Any:
+        shape, flops = (rows, values.shape[1]), 2 * indices.size * values.shape[1]
+        return self._selected("weighted_rows_back", values, shape, flops, indices, weights)
 
     def searchsorted(self, x1: Any, x2: Any, *, side: str = "left") -> Any:
         steps = math.ceil(math.log2(max(x1.size, 2)))

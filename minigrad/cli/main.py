@@ -15,7 +15,21 @@ from typing import NoReturn
 import minigrad
 from minigrad.errors import MinigradError, UsageError
 
-COMMANDS = ("train", "sample", "run", "doctor")
+COMMANDS = (
+    "train",
+    "sample",
+    "lessons",
+    "learn",
+    "check",
+    "export",
+    "grade",
+    "site",
+    "run",
+    "plan",
+    "doctor",
+    "schedule",
+    "partition",
+)
 
 DESCRIPTION = "Train transformers, on one rank or many, with an engine small enough to read."
 
@@ -26,6 +40,7 @@ examples:
   minigrad train --ranks 4 --threads     the same with ranks as threads: nothing to install
   minigrad sample DIR --prompt "def "    let the trained model write on
   minigrad run -n 2 my_script.py         run any script of yours on two MPI ranks
+  minigrad plan --parameters 7.5e9       memory and traffic of a training, before anything runs
 
 `minigrad COMMAND --help` explains each command. `python -m minigrad` is the same as `minigrad`.
 """

@@ -11,6 +11,8 @@ from minigrad.cli.progress import clock
 from minigrad.draw import line_chart
 
 if TYPE_CHECKING:
+    from minigrad.cli.run_folder import RunFolder
+    from minigrad.cli.settings import Settings
     from minigrad.cli.trainer import Trainer
     from minigrad.cli.training_run import Plan
     from minigrad.dist.ledger import Ledger
@@ -23,12 +25,35 @@ SAMPLE_TOKENS = 240
 
 
 def rank_figures(trainer: "Trainer") -> dict[str, Any]:
-    """What this rank alone knows and the report needs: where it computed, what it sent, its peak memory."""
+    """What this rank alone knows and the report needs: where it computed, what it held and sent."""
     return {
         "device": trainer.device,
+        "memory": trainer.meter.report(),
+        "traffic": trainer.traffic,
+        "formula": formula(trainer),
         "bytes_sent": bytes_by_verb(trainer.world.ledger),
         "peak_memory_bytes": peak_memory_bytes(),
         "blas_threads": blas_threads(),
+    }
+
+
+def formula(trainer: "Trainer") -> dict[str, Any]:
+    """What ZeRO's paper (§5, §7) gives for a rank's memory, and for what it sends in a step.
+
+    It has no formula for activations.
+    """
+    from minigrad.dist import planner
+
+    settings = trainer.settings
+    setup = planner.Setup(
+        trainer.parameter_count,
+        ranks=trainer.world.size,
+        optimizer="adamw",
+        precision="mixed" if settings.master else settings.precision,
+    )
+    return {
+        "memory": planner.model_states(setup, settings.zero),
+        "traffic": planner.traffic(setup, settings.zero, microbatches=settings.accumulate),
     }
 
 
@@ -57,6 +82,9 @@ def run_report(
         "bytes_sent": [rank["bytes_sent"] for rank in ranks],
         "peak_memory_bytes": [rank["peak_memory_bytes"] for rank in ranks],
         "blas_threads": [rank["blas_threads"] for rank in ranks],
+        "memory": [rank["memory"] for rank in ranks],  # bytes by category, now and at most
+        "traffic": [rank["traffic"] for rank in ranks],  # of one step, by verb and purpose
+        "formula": ranks[0]["formula"],  # what ZeRO's paper gives for both, on any rank
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),
         "text": {"name": plan.text.name, "sha256": plan.text.sha256},
     }
@@ -104,14 +132,13 @@ def print_table(report: Mapping[str, Any], folder: Path) -> None:
     print(f"wrote {folder}: loss.svg, report.json, metrics.jsonl, checkpoints/")
 
 
-def print_sample(trainer: "Trainer") -> None:
-    """Print what the trained model writes after a short prompt."""
-    from minigrad.cli.sample import write_sample
+def print_sample(folder: "RunFolder", settings: "Settings") -> None:
+    """Print what the saved model writes after a short prompt."""
+    from minigrad.cli.sample import trained_model, write_sample
 
+    model, _ = trained_model(folder, settings)
     print("\nwhat the model writes:")
-    write_sample(
-        trainer.model, SAMPLE_PROMPT, SAMPLE_TOKENS, temperature=0.8, top_k=None, seed=trainer.settings.seed
-    )
+    write_sample(model, SAMPLE_PROMPT, SAMPLE_TOKENS, temperature=0.8, top_k=None, seed=settings.seed)
     sys.stdout.flush()
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
+    from minigrad.cli.run_folder import RunFolder
+    from minigrad.cli.settings import Settings
     from minigrad.nn import GPT
 
 EXAMPLES = """\
@@ -63,16 +65,33 @@ def main(args: argparse.Namespace) -> int:
     """Write the sample to stdout as it comes. Raises UsageError for bad values and damaged folders."""
     from minigrad.cli.run_folder import RunFolder
     from minigrad.cli.settings import settings_from_json
-    from minigrad.cli.trainer import build_model
 
     check_arguments(args)
     folder = RunFolder.open(args.folder)
     settings = settings_from_json(folder.config().get("settings", {}))
-    model = build_model(settings, folder.newest().model)
+    settings.check(ranks=1)
+    model, refused = trained_model(folder, settings)
+    for reason in refused:
+        print(f"minigrad sample: refused {reason}", file=sys.stderr, flush=True)
     write_sample(
         model, args.prompt, args.tokens, temperature=args.temperature, top_k=args.top_k, seed=args.seed
     )
     return 0
+
+
+def trained_model(folder: "RunFolder", settings: "Settings") -> "tuple[GPT, tuple[str, ...]]":
+    """The model of a run's newest checkpoint that is whole, and why newer ones are not.
+
+    It computes in float32 where it was trained in half precision. Raises UsageError.
+    """
+    from minigrad.cli.trainer import build_model
+    from minigrad.dist import checkpoint
+
+    found = checkpoint.newest(folder.checkpoints)
+    dtype = settings.master or settings.dtype
+    arrays = checkpoint.read(found.path, prefix="model.")
+    parameters = {name: array.astype(dtype, copy=False) for name, array in arrays.items()}
+    return build_model(settings, parameters, dtype=dtype), found.refused
 
 
 def write_sample(

@@ -6,10 +6,34 @@ from typing import Any
 
 from minigrad.errors import UsageError
 
-DTYPES = ("float32", "float64")
+PRECISIONS = {
+    "float32": ("float32", None),
+    "float64": ("float64", None),
+    "mixed-float16": ("float16", "float32"),
+    "mixed-bfloat16": ("bfloat16", "float32"),
+}
+"""The data type in which a model computes, and that of the copy which the optimizer updates, if any."""
 DEVICES = ("cpu", "gpu")
-RESUMABLE = frozenset({"steps", "device", "save_every", "evaluate_every"})
-"""Settings that may differ when a run goes on. All others make it the run it is."""
+STAGES = (0, 1, 2, 3)
+OFFLOADS = ("none", "host", "disk")
+ALGORITHMS = {"mpi": "library", "ring": "ring", "halving": "halving", "ordered": "ordered"}
+"""What sums are called on the command line, and in `minigrad.dist`."""
+RESUMABLE = frozenset(
+    {
+        "steps",
+        "device",
+        "save_every",
+        "evaluate_every",
+        "zero",
+        "offload",
+        "checkpoint_activations",
+        "accumulate",
+        "reduce",
+    }
+)
+"""Settings that may differ when a run goes on: how long it is, and who computes what. All others make it the
+run it is.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +50,29 @@ class Settings:
     seed: int = 0
     learning_rate: float = 4e-3
     dropout: float = 0.0
-    dtype: str = "float32"
+    precision: str = "float32"
     device: str = "cpu"
+    zero: int = 0  # stage: what ranks share out
+    offload: str = "none"  # where the optimizer's state lies
+    checkpoint_activations: bool = False
+    accumulate: int = 1  # portions in which a rank works through its part of the batch
+    reduce: str | None = None  # who adds up over ranks; None: whatever the ranks bring
     save_every: int = 100
     evaluate_every: int = 50
 
-    def check(self, *, ranks: int) -> None:
+    @property
+    def dtype(self) -> str:
+        """The data type of parameters, activations and gradients."""
+        return PRECISIONS[self.precision][0]
+
+    @property
+    def master(self) -> str | None:
+        """The data type of the copy that the optimizer updates; None: it updates the parameters."""
+        return PRECISIONS[self.precision][1]
+
+    def check(self, *, ranks: int, threads: bool = False) -> None:
         """Refuse what cannot be trained on `ranks` ranks. Raises UsageError that names the values."""
-        for name in ("steps", "layers", "width", "heads", "context", "batch", "save_every", "evaluate_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise UsageError(f"{option(name)} is {getattr(self, name)}; it must be at least 1")
         if self.width % self.heads:
@@ -51,10 +90,12 @@ class Settings:
             raise UsageError(
                 f"--dropout is {self.dropout}; it is the share set to zero: at least 0 and below 1"
             )
-        for name, known in (("dtype", DTYPES), ("device", DEVICES)):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise UsageError(f"{option(name)} is {getattr(self, name)!r}; expected {' or '.join(known)}")
+                expected = _listed([str(choice) for choice in known if choice is not None])
+                raise UsageError(f"{option(name)} is {getattr(self, name)!r}; expected {expected}")
         self.check_ranks(ranks)
+        self.check_combinations(ranks, threads=threads)
 
     def check_ranks(self, ranks: int) -> None:
         """Refuse more ranks than sequences: some would have nothing to do. Raises UsageError."""
@@ -64,6 +105,25 @@ class Settings:
             raise UsageError(
                 f"{ranks} ranks cannot share a batch of {self.batch} sequences: each takes at least one; "
                 f"use at most {self.batch} ranks or a --batch of at least {ranks}"
+            )
+
+    def check_combinations(self, ranks: int, *, threads: bool) -> None:
+        """Refuse settings that do not go together. Raises UsageError."""
+        least = self.batch // ranks
+        if self.accumulate > least:
+            raise UsageError(
+                f"--accumulate is {self.accumulate}, but with a batch of {self.batch} sequences on {ranks} "
+                f"rank{'s' * (ranks > 1)} one has only {least}; use at most {least}, or a larger --batch"
+            )
+        if self.reduce == "mpi" and threads:
+            raise UsageError(
+                "--reduce mpi lets MPI add up, but --threads makes ranks that know no MPI; leave one of them "
+                "out, or use --reduce ring, halving or ordered"
+            )
+        if self.offload == "host" and self.device != "gpu":
+            raise UsageError(
+                f"--offload host moves the optimizer's state from a GPU to the memory of its host, and with "
+                f"--device {self.device} it is there already; use --offload disk, or --device gpu"
             )
 
     def warmup_steps(self) -> int:
@@ -77,6 +137,26 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, by name."""
         return asdict(self) | {"text": None if self.text is None else list(self.text)}
+
+
+COUNTS = (
+    "steps",
+    "layers",
+    "width",
+    "heads",
+    "context",
+    "batch",
+    "accumulate",
+    "save_every",
+    "evaluate_every",
+)
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "precision": tuple(PRECISIONS),
+    "device": DEVICES,
+    "zero": STAGES,
+    "offload": OFFLOADS,
+    "reduce": (None, *ALGORITHMS),
+}
 
 
 def settings_from_json(values: dict[str, Any]) -> Settings:

@@ -10,11 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigrad.cli.settings import DEVICES, DTYPES, Settings, option, resumed_settings, settings_from_json
+from minigrad.cli.settings import CHOICES, Settings, option, resumed_settings, settings_from_json
 from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
+    from minigrad.cli.run_folder import RunFolder
     from minigrad.cli.training_run import Plan
+    from minigrad.dist.checkpoint import Newest
     from minigrad.dist.world import World
 
 DESCRIPTION = """\
@@ -30,12 +32,14 @@ examples:
   minigrad train --ranks 4                       four processes; prints the mpirun line that starts them
   minigrad train --ranks 4 --threads             four ranks as threads: no MPI needed, one runs at a time
   mpirun -n 4 minigrad train                     the same as the first, started by hand
+  minigrad train --ranks 4 --zero 3              each rank keeps a quarter of all that is trained
   minigrad train --text *.txt --steps 2000       your own text, for longer
   minigrad train --resume runs/mine --ranks 2    go on after Ctrl-C, also on another number of ranks
 
 The run folder holds config.json, metrics.jsonl (one JSON object a step), checkpoints/, and at the end
-loss.svg and report.json. The loss is in nats per byte; three baselines show what it means: knowing nothing
-(ln 256 = 5.55), knowing how frequent each byte is, and knowing which byte tends to follow which.
+loss.svg and report.json, which says what each rank held and sent. The loss is in nats per byte; three
+baselines show what it means: knowing nothing (ln 256 = 5.55), knowing how frequent each byte is, and knowing
+which byte tends to follow which.
 """
 
 
@@ -56,7 +60,13 @@ def add_parser(subparsers: Any) -> None:
     _add(model, "heads", int, "attention heads a block; they must divide the width")
     _add(model, "context", int, "bytes the model sees at once; also the length of a sequence")
     _add(model, "dropout", float, "share of activations set to zero while training")
-    _add(model, "dtype", str, "float64 is slower, and lets you see losses agree to 1e-10", choices=DTYPES)
+    _add(
+        model,
+        "precision",
+        str,
+        "of all numbers; float64 is slower, and lets you see losses agree to 1e-10; mixed: the model in 16 "
+        "bits (for GPUs: NumPy is slow in them), and a copy in float32 that the optimizer updates",
+    )
     training = parser.add_argument_group("the training")
     training.add_argument(
         "--text",
@@ -73,6 +83,9 @@ def add_parser(subparsers: Any) -> None:
         "its peak: it rises over a tenth of the steps (at least 50), then falls as a cosine",
     )
     _add(training, "seed", int, "the same seed gives the same run")
+    _add_memory_options(
+        parser.add_argument_group("what a rank holds (the losses stay the same, but for rounding)")
+    )
     folder = parser.add_argument_group("the run folder")
     folder.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: runs/DATE_TIME); must not exist"
@@ -94,16 +107,46 @@ def _add_launch_options(group: Any) -> None:
     group.add_argument(
         "--threads", action="store_true", help="make the ranks threads of this process: needs no MPI"
     )
-    _add(group, "device", str, "gpu: local rank r computes on GPU r mod (GPUs of its host)", choices=DEVICES)
+    _add(group, "device", str, "gpu: local rank r computes on GPU r mod (GPUs of its host)")
+    _add(
+        group,
+        "reduce",
+        str,
+        "who adds up over ranks: MPI in its own way, or minigrad by messages between two ranks each; ordered "
+        "adds rank after rank, to the same bits at every stage (default: mpi; threads have their own way)",
+    )
 
 
-def _add(group: Any, name: str, kind: type, text: str, choices: tuple[str, ...] | None = None) -> None:
+def _add_memory_options(group: Any) -> None:
+    """What helps where a model does not fit, in the order in which to try it."""
+    _add(group, "accumulate", int, "work through a rank's sequences in so many portions")
+    group.add_argument(
+        option("checkpoint_activations"),
+        action=argparse.BooleanOptionalAction,
+        help="keep only what enters each block, and compute the rest again: a third more work (default: no)",
+    )
+    _add(
+        group,
+        "zero",
+        int,
+        "what ranks share out, each keeping a part: 0 nothing, 1 the optimizer's state, 2 the gradients too, "
+        "3 the parameters too",
+    )
+    _add(
+        group,
+        "offload",
+        str,
+        "keep the optimizer's state in the host's memory (GPUs), or in a file on the disk",
+    )
+
+
+def _add(group: Any, name: str, kind: type, text: str) -> None:
     """Add the option of a setting. Its default is None, so that --resume can tell what was really given."""
     default = getattr(Settings(), name)
+    choices = [choice for choice in CHOICES.get(name, ()) if choice is not None]
     metavar = None if choices else "X" if kind is float else "N"
-    group.add_argument(
-        option(name), type=kind, choices=choices, metavar=metavar, help=f"{text} (default: {default})"
-    )
+    text += "" if default is None else f" (default: {default})"
+    group.add_argument(option(name), type=kind, choices=choices or None, metavar=metavar, help=text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -115,7 +158,8 @@ def main(args: argparse.Namespace) -> int:
     if announced() is not None:
         return _train_under_mpirun(args, dist.world())
     ranks = 1 if args.ranks is None else args.ranks
-    plan = make_plan(args, ranks=ranks)
+    _run_to_resume(args)
+    plan = make_plan(args, ranks=ranks, found=_newest(args))
     _choose_progress()
     if ranks == 1:
         return train_on_rank(dist.world(), plan)
@@ -127,11 +171,14 @@ def main(args: argparse.Namespace) -> int:
 
 def _train_under_mpirun(args: argparse.Namespace, world: "World") -> int:
     """Train as one of several processes. What all refuse alike, rank 0 says, and all leave in order."""
-    from minigrad.cli.agreement import AgreedError, agreed
     from minigrad.cli.training_run import train_on_rank
+    from minigrad.dist.agreement import AgreedError, agreed
 
     try:
-        plan = agreed(world, lambda: make_plan(args, ranks=_checked_size(args, world.size)))
+        ranks = agreed(world, lambda: _checked_size(args, world.size))
+        agreed(world, lambda: _run_to_resume(args))
+        found = _newest(args, world)
+        plan = agreed(world, lambda: make_plan(args, ranks=ranks, found=found))
         code = train_on_rank(world, plan)
     except AgreedError as error:
         code = 2
@@ -145,25 +192,40 @@ def _train_under_mpirun(args: argparse.Namespace, world: "World") -> int:
     return code
 
 
-def make_plan(args: argparse.Namespace, *, ranks: int) -> "Plan":
+def _run_to_resume(args: argparse.Namespace) -> "RunFolder | None":
+    """The run to go on with, if one is named. Raises UsageError where it is none."""
+    from minigrad.cli.run_folder import RunFolder
+
+    return None if args.resume is None else RunFolder.open(args.resume)
+
+
+def _newest(args: argparse.Namespace, world: "World | None" = None) -> "Newest | None":
+    """The checkpoint to go on from; all ranks of a `world` look for it together. Raises UsageError."""
+    from minigrad.dist import checkpoint
+
+    folder = _run_to_resume(args)
+    return None if folder is None else checkpoint.newest(folder.checkpoints, world)
+
+
+def make_plan(args: argparse.Namespace, *, ranks: int, found: "Newest | None" = None) -> "Plan":
     """Check all that can be known before the start. Raises UsageError; nothing has been written then."""
-    from minigrad.cli.run_folder import RunFolder, check_out_is_free
-    from minigrad.cli.trainer import gpu_count
+    from minigrad.cli.run_folder import check_out_is_free
+    from minigrad.cli.trainer import check_disk, gpu_count
     from minigrad.cli.training_run import Plan
+    from minigrad.dist.checkpoint_files import data_type
     from minigrad.nn.text import standard_library_text, text_from_files
 
     given = given_settings(args)
-    checkpoint, recorded_hash = None, None
-    if args.resume is None:
+    folder, recorded_hash = _run_to_resume(args), None
+    if folder is None or found is None:
         settings = Settings(**given)
     else:
-        folder = RunFolder.open(args.resume)
         config = folder.config()
-        checkpoint = folder.newest()
         recorded = settings_from_json(config.get("settings", {}))
-        settings = resumed_settings(recorded, given, step=checkpoint.step)
+        settings = resumed_settings(recorded, given, step=found.step)
         recorded_hash = config.get("text", {}).get("sha256")
-    settings.check(ranks=ranks)
+    settings.check(ranks=ranks, threads=args.threads)
+    data_type(settings.dtype)
     if settings.device == "gpu":
         gpu_count()
     if args.out is not None:
@@ -176,7 +238,8 @@ def make_plan(args: argparse.Namespace, *, ranks: int) -> "Plan":
             "bring back that text (or that Python, for its standard library), or start a new run"
         )
     out = args.out or args.resume or default_folder()
-    return Plan(settings=settings, text=text, out=out, resume=args.resume, checkpoint=checkpoint)
+    check_disk(settings, out, new=out != args.resume)
+    return Plan(settings=settings, text=text, out=out, resume=args.resume, checkpoint=found)
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -199,7 +262,10 @@ def _launch(args: argparse.Namespace, plan: "Plan", ranks: int) -> int:
 
     words = []
     for name, value in given_settings(args).items():
-        words += [option(name), *(value if isinstance(value, tuple) else [str(value)])]
+        if isinstance(value, bool):
+            words.append(option(name) if value else option(f"no_{name}"))
+        else:
+            words += [option(name), *(value if isinstance(value, tuple) else [str(value)])]
     words += ["--resume", str(args.resume)] if args.resume is not None else []
     words += ["--out", str(plan.out)] if plan.out != args.resume else []
     command = [sys.executable, "-m", "minigrad", "train", *words]

@@ -1,24 +1,26 @@
 """One rank's part in training a GPT: model, optimizer, and a step that is the same on any number of ranks.
 
 The gradient of a step is the sum of the token losses' gradients over all ranks divided by the number of
-tokens of the whole batch, so it does not depend on how the sequences are dealt to the ranks.
+tokens of the whole batch, so it depends neither on how the sequences are dealt to the ranks, nor on the
+portions in which a rank works through its own, nor on what the ranks share out (the stage of ZeRO).
 """
 
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigrad.cli.agreement import agreed
-from minigrad.cli.run_folder import Checkpoint
-from minigrad.cli.settings import Settings
+from minigrad.cli.settings import ALGORITHMS, Settings
 from minigrad.errors import DeviceError, MinigradError, UsageError
 from minigrad.nn.text import VOCABULARY, Text, balanced_slice
 
 if TYPE_CHECKING:
+    from minigrad.dist.checkpoint import Piece
     from minigrad.dist.world import World
     from minigrad.nn import GPT
 
@@ -32,12 +34,14 @@ MINIMUM_RATIO = 0.1  # of the peak learning rate, reached at the last step
 class StepResult:
     """What one step did. The loss is the mean over the tokens of all ranks, in nats, before the update.
 
-    `finite` says whether the step was taken: one that is not leaves the parameters as they were.
+    `finite` says whether training can go on: after a loss or gradient that is not, the parameters may be
+    spoilt, and nothing is saved. In mixed precision a gradient beyond float16 (`gradient_norm` is None then)
+    only lowers the loss scale, and the parameters stay as they were.
     """
 
     step: int
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None
     learning_rate: float
     seconds: float
     tokens_per_second: float
@@ -45,19 +49,34 @@ class StepResult:
 
 
 class Trainer:
-    """Trains on this rank together with all others of `world`; all must call the same methods."""
+    """Trains on this rank together with all others of `world`; all must call the same methods.
+
+    checkpoint  to go on from, or None for a start
+    disk        a folder on it for the optimizer's state, where the settings say that it lies there
+    meter       what this rank holds; of the activations, those of the first step
+    traffic     what this rank sent and received in the first step: traffic[verb][purpose]
+    """
 
     def __init__(
-        self, world: "World", settings: Settings, text: Text, *, checkpoint: Checkpoint | None = None
+        self,
+        world: "World",
+        settings: Settings,
+        text: Text,
+        *,
+        checkpoint: Path | None = None,
+        disk: Path = Path(),
     ) -> None:
-        from minigrad import backend, dist, nn
+        from minigrad import backend, nn
+        from minigrad.dist.agreement import agreed
+        from minigrad.dist.memory import Meter
+        from minigrad.dist.zero import ZeRO
+        from minigrad.nn.amp import GradScaler
 
         self.world, self.settings, self.text = world, settings, text
         self.device = agreed(world, lambda: device_of_rank(world, settings.device))
         backend.of_device(self.device).use(self.device)
-        parameters = None if checkpoint is None else checkpoint.model
-        self.model: GPT = agreed(world, lambda: build_model(settings, parameters, device=self.device))
-        self.parallel = dist.DataParallel(self.model, world)
+        self.model: GPT = agreed(world, lambda: build_model(settings, device=self.device))
+        self.model.checkpoint_activations = settings.checkpoint_activations
         matrices = [parameter for parameter in self.model.parameters() if len(parameter.shape) >= 2]
         others = [parameter for parameter in self.model.parameters() if len(parameter.shape) < 2]
         self.optimizer = nn.optim.AdamW(
@@ -71,110 +90,162 @@ class Trainer:
             total_steps=max(settings.steps, settings.warmup_steps()),
             minimum_ratio=MINIMUM_RATIO,
         )
+        self.scaler = GradScaler() if settings.dtype == "float16" else None
+        self.meter = Meter()
+        self.parallel = ZeRO(
+            self.model,
+            self.optimizer,
+            world,
+            stage=settings.zero,
+            algorithm=ALGORITHMS[settings.reduce or "mpi"],
+            max_norm=GRADIENT_CLIP,
+            scaler=self.scaler,
+            master=settings.master,
+            offload={"none": None, "host": "host", "disk": disk}[settings.offload],
+            meter=self.meter,
+        )
+        self.traffic: dict[str, Any] | None = None
         self.steps_done = 0
         if checkpoint is not None:
-            self._restore_optimizer(checkpoint)
+            self._restore(checkpoint)
 
     @property
     def parameter_count(self) -> int:
         """The number of trained numbers."""
         return sum(parameter.size for parameter in self.model.parameters())
 
-    def step(self) -> StepResult:
-        """Take the next step, unless its loss or gradient is not finite."""
-        from minigrad import nn, random
+    # ----- A step -----
 
+    def step(self) -> StepResult:
+        """Take the next step; one whose loss or gradient is not finite does not count."""
         started = time.perf_counter()
-        step, settings = self.steps_done + 1, self.settings
-        part = balanced_slice(settings.batch, self.world.size, self.world.rank)
+        settings, step = self.settings, self.steps_done + 1
+        before = None if self.traffic is not None else self.world.ledger.report()["traffic"]
+        own = balanced_slice(settings.batch, self.world.size, self.world.rank)
+        portions = [
+            slice(own.start + part.start, own.start + part.stop)
+            for part in (
+                balanced_slice(own.stop - own.start, settings.accumulate, number)
+                for number in range(settings.accumulate)
+            )
+        ]
+        self.model.train()
+        figures = np.zeros(1, dtype=np.float64)
+        for portion in portions:
+            with nullcontext() if portion is portions[-1] else self.parallel.no_sync():
+                figures += self._walk(step, portion)
+        norm = float(self.parallel.step())  # type: ignore[arg-type]  # there is one, because there is a limit
+        self.world.all_reduce(figures, purpose="control")
+        if before is not None:
+            self.traffic = difference(self.world.ledger.report()["traffic"], before)
+        overflow = self.scaler is not None and not math.isfinite(norm)
+        finite = math.isfinite(figures[0]) and (math.isfinite(norm) or overflow)
+        learning_rate = self.schedule.get_last_lr()[0]
+        if finite:
+            self.schedule.step()
+            self.steps_done = step
+        tokens, seconds = settings.batch * settings.context, time.perf_counter() - started
+        return StepResult(
+            step,
+            float(figures[0]) / tokens,
+            None if overflow else norm,
+            learning_rate,
+            seconds,
+            tokens / seconds,
+            finite,
+        )
+
+    def _walk(self, step: int, part: slice) -> float:
+        """Add the gradients of some sequences of the batch; returns the sum of their tokens' losses."""
+        from minigrad import random
+
+        settings = self.settings
         inputs, targets = self.text.batch(
             seed=settings.seed, step=step, sequences=settings.batch, context=settings.context, part=part
         )
         tokens = settings.batch * settings.context  # of all ranks: no rank's own share scales the gradient
-        self.model.train()
-        self.optimizer.zero_grad()
         with random.scope(seed=settings.seed, step=step, samples=range(part.start, part.stop)):
             loss = self.model.loss(inputs, targets, reduction="sum")
-        (loss * (1.0 / tokens)).backward()
-        self.parallel.synchronize()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP))
-        # Summed once the gradient's norm is known: one message carries both, and all ranks decide alike.
-        figures = np.array([loss.item(), 0.0 if math.isfinite(norm) else math.nan], dtype=np.float64)
-        self.world.all_reduce(figures, purpose="control")
-        finite = math.isfinite(figures.sum())
-        learning_rate = self.schedule.get_last_lr()[0]
-        if finite:
-            self.optimizer.step()
-            self.schedule.step()
-            self.steps_done = step
-        seconds = time.perf_counter() - started
-        return StepResult(
-            step, float(figures[0]) / tokens, norm, learning_rate, seconds, tokens / seconds, finite
-        )
+            mean = loss * (1.0 / tokens)
+            if self.scaler is not None:
+                mean = self.scaler.scale(mean)
+            if self.traffic is None:
+                self.meter.activations(mean)
+            mean.backward()
+        return float(loss.item())
 
     def validation_loss(self, sequences: int) -> float:
         """The mean loss over `sequences` evenly spaced sequences of the validation text, in nats per byte."""
         from minigrad.graph import no_grad
 
-        context, own = self.settings.context, balanced_slice(sequences, self.world.size, self.world.rank)
-        at_once = -(
-            -self.settings.batch // self.world.size
-        )  # as many as a training step holds, so memory stays flat
+        settings, size = self.settings, self.world.size
+        own = balanced_slice(sequences, size, self.world.rank)
+        # As many at once as a training step holds, so that memory stays flat; as many rounds on every rank,
+        # because ranks that share out the parameters gather them together.
+        at_once = math.ceil(settings.batch / size)
+        rounds = math.ceil(math.ceil(sequences / size) / at_once)
         total = np.zeros(1, dtype=np.float64)
         self.model.eval()
         with no_grad():
-            for start in range(own.start, own.stop, at_once):
-                part = slice(start, min(start + at_once, own.stop))
-                inputs, targets = self.text.validation_batch(sequences=sequences, context=context, part=part)
+            for number in range(rounds):
+                part = balanced_slice(own.stop - own.start, rounds, number)
+                inputs, targets = self.text.validation_batch(
+                    sequences=sequences,
+                    context=settings.context,
+                    part=slice(own.start + part.start, own.start + part.stop),
+                )
                 total += self.model.loss(inputs, targets, reduction="sum").item()
         self.world.all_reduce(total, purpose="control")
-        return float(total[0]) / (sequences * context)
+        return float(total[0]) / (sequences * settings.context)
 
-    def checkpoint(self) -> Checkpoint:
-        """All that a run needs to go on from here; the same on every rank."""
-        saved = self.optimizer.state_dict()
-        arrays: dict[str, Any] = {}
-        steps: dict[str, int] = {}
-        for name, number in self._optimizer_numbers().items():
-            entry = dict(saved["state"][number])
-            steps[name] = entry.pop("step")
-            arrays |= {f"{name}.{kind}": host_array(value) for kind, value in entry.items()}
-        return Checkpoint(
-            step=self.steps_done,
-            seed=self.settings.seed,
-            model={name: host_array(tensor.data) for name, tensor in self.model.state_dict().items()},
-            optimizer=arrays,
-            optimizer_state={"steps": steps, "param_groups": saved["param_groups"]},
-        )
+    # ----- Checkpoints -----
 
-    def _restore_optimizer(self, checkpoint: Checkpoint) -> None:
-        """Take over the optimizer's state and the place in the schedule (whose length may have changed)."""
-        state = {
-            number: {
-                "step": checkpoint.optimizer_state["steps"][name],
-                **{kind: checkpoint.optimizer[f"{name}.{kind}"] for kind in self.optimizer.state_names},
+    def pieces(self) -> "list[Piece]":
+        """What this rank holds of parameters and optimizer state."""
+        return self.parallel.pieces()
+
+    def metadata(self) -> dict[str, Any]:
+        """What else a run needs to go on from here; the same on every rank."""
+        return {"step": self.steps_done, "seed": self.settings.seed, "parallel": self.parallel.state()}
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Take over what was saved, and the place in the schedule (whose length may have changed)."""
+        from minigrad.dist.checkpoint import load
+
+        metadata = load(checkpoint, self.world, self.pieces())
+        self.parallel.loaded(metadata["parallel"])
+        self.steps_done = metadata["step"]
+        self.schedule.load_state_dict({"last_epoch": self.steps_done, "base_lrs": self.schedule.base_lrs})
+
+
+def difference(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ledger booked between two reports of its traffic, by verb and purpose."""
+    found: dict[str, Any] = {}
+    for verb, purposes in after.items():
+        for purpose, entry in purposes.items():
+            old = before.get(verb, {}).get(purpose, {})
+            new = {
+                name: value - old.get(name, 0) if isinstance(value, int) else value
+                for name, value in entry.items()
             }
-            for name, number in self._optimizer_numbers().items()
-        }
-        groups = checkpoint.optimizer_state["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.schedule.load_state_dict({"last_epoch": checkpoint.step, "base_lrs": self.schedule.base_lrs})
-        self.steps_done = checkpoint.step
-
-    def _optimizer_numbers(self) -> dict[str, int]:
-        """The optimizer's number of each parameter, by its name: names outlive a change of order."""
-        numbers = {id(parameter): number for number, parameter in enumerate(self.optimizer.parameters)}
-        return {name: numbers[id(parameter)] for name, parameter in self.model.named_parameters()}
+            if new["messages"]:
+                found.setdefault(verb, {})[purpose] = new
+    return found
 
 
 def build_model(
-    settings: Settings, parameters: Mapping[str, Any] | None = None, *, device: str = "cpu"
+    settings: Settings,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
 ) -> "GPT":
     """The GPT that the settings describe, with saved or else initial parameters.
 
     Raises UsageError where the saved ones are those of another model.
     """
     from minigrad import nn
+    from minigrad.dist.checkpoint_files import data_type
 
     config = nn.GPTConfig(
         vocabulary=VOCABULARY,
@@ -184,7 +255,7 @@ def build_model(
         width=settings.width,
         dropout=settings.dropout,
     )
-    model = nn.GPT(config, seed=settings.seed, dtype=settings.dtype, device=device)
+    model = nn.GPT(config, seed=settings.seed, dtype=data_type(dtype or settings.dtype), device=device)
     if parameters is not None:
         try:
             model.load_state_dict(parameters)
@@ -193,6 +264,21 @@ def build_model(
                 f"the checkpoint holds another model than config.json describes ({error}); one was changed"
             ) from error
     return model
+
+
+def check_disk(settings: Settings, out: Path, *, new: bool) -> None:
+    """Refuse a disk without room for a new run's checkpoints, or for what is offloaded. Raises UsageError."""
+    from minigrad.dist import planner
+    from minigrad.dist.checkpoint_files import check_room
+
+    parameters = sum(p.size for p in build_model(settings, dtype="float32", device="shapes").parameters())
+    precision = "mixed" if settings.master else settings.precision
+    widths = planner.Setup(parameters, optimizer="adamw", precision=precision).widths
+    saved = parameters * (widths["parameters"] + widths["optimizer"])
+    offloaded = parameters * widths["optimizer"] if settings.offload == "disk" else 0
+    remedy = "make room, or name a folder on another disk with --out"
+    # Two checkpoints that are kept, and the one that is being written.
+    check_room(out, 3 * saved * new + offloaded, remedy)
 
 
 def device_of_rank(world: "World", device: str) -> str:
@@ -211,10 +297,3 @@ def gpu_count() -> int:
         return backend.gpu().count()
     except DeviceError as error:
         raise UsageError(str(error)) from error
-
-
-def host_array(array: Any) -> Any:
-    """The NumPy array of a raw array of any backend."""
-    from minigrad.backend import namespace
-
-    return namespace(array).to_host(array)

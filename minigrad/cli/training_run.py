@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import minigrad
-from minigrad.cli.agreement import agreed, gathered
 from minigrad.cli.progress import Progress
 from minigrad.cli.report import loss_chart, print_sample, print_table, rank_figures, run_report
-from minigrad.cli.run_folder import Checkpoint, RunFolder, metrics_until
+from minigrad.cli.run_folder import RunFolder, begun, metrics_until
 from minigrad.cli.settings import Settings
 from minigrad.cli.trainer import StepResult, Trainer
+from minigrad.dist.agreement import AgreedError, agreed, gathered
+from minigrad.dist.checkpoint import Newest, save, saved
+from minigrad.dist.checkpoint_files import remove_folder
 from minigrad.nn.text import Text
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 VALIDATION_SEQUENCES = 64  # while training: quick, and the same ones every time
 FINAL_VALIDATION_SEQUENCES = 512
+SHARED_OUT = {
+    1: "optimizer state shared out",
+    2: "optimizer state and gradients shared out",
+    3: "optimizer state, gradients and parameters shared out",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Plan:
     text: Text
     out: Path
     resume: Path | None = None
-    checkpoint: Checkpoint | None = None
+    checkpoint: Newest | None = None
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -53,8 +60,15 @@ def train_on_rank(world: "World", plan: Plan) -> int:
     Raises AgreedError where the folder cannot be written.
     """
     started = time.perf_counter()
-    trainer = Trainer(world, plan.settings, plan.text, checkpoint=plan.checkpoint)
-    run = TrainingRun(world, plan, trainer)
+    (out, *_) = (Path(name) for name in gathered(world, str(plan.out)))  # rank 0's: names may hold the time
+    trainer = Trainer(
+        world,
+        plan.settings,
+        plan.text,
+        checkpoint=plan.checkpoint.path if plan.checkpoint is not None else None,
+        disk=next(parent for parent in out.absolute().parents if parent.is_dir()),
+    )
+    run = TrainingRun(world, plan, out, trainer)
     run.open_folder()
     run.introduce()
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that diverges is reported once, by `steps`
@@ -72,26 +86,45 @@ def train_on_rank(world: "World", plan: Plan) -> int:
 class TrainingRun:
     """The loop over steps, and what rank 0 does around it. `folder` is None on all other ranks."""
 
-    def __init__(self, world: "World", plan: Plan, trainer: Trainer) -> None:
-        self.world, self.plan, self.trainer = world, plan, trainer
+    def __init__(self, world: "World", plan: Plan, out: Path, trainer: Trainer) -> None:
+        self.world, self.plan, self.out, self.trainer = world, plan, out, trainer
         self.folder: RunFolder | None = None
 
     def open_folder(self) -> None:
         """Make the folder with a checkpoint of the start, or take up the one that is resumed."""
-        self.folder = agreed(self.world, self._open_folder)
+        plan, first = self.plan, self.world.rank == 0
+        if plan.resume is not None and plan.out == plan.resume:
+            self.folder = agreed(self.world, lambda: self._rewound(self.out) if first else None)
+            return
+        try:
+            folder = agreed(self.world, lambda: self._begun() if first else None)
+            self.save(begun(self.out))
+            agreed(self.world, lambda: folder.finish(self.out) if folder else None)
+        except AgreedError:
+            if first:
+                remove_folder(begun(self.out))
+            self.world.barrier()  # a rank that leaves may end the others
+            raise
+        self.folder = folder
 
-    def _open_folder(self) -> RunFolder | None:
-        plan = self.plan
-        if self.world.rank != 0:
-            return None
-        if plan.resume is None:
-            return RunFolder.create(plan.out, plan.config(), self.trainer.checkpoint())
-        folder = RunFolder.open(plan.resume)
-        if plan.out != plan.resume:
-            metrics = metrics_until(folder.steps(), self.trainer.steps_done)
-            return RunFolder.create(plan.out, plan.config(), self.trainer.checkpoint(), metrics=metrics)
-        folder.rewind(self.trainer.steps_done, plan.config())
+    def _begun(self) -> RunFolder:
+        """The folder of a run that starts, aside, with the steps that were taken elsewhere."""
+        plan, metrics = self.plan, ""
+        if plan.resume is not None:
+            metrics = metrics_until(RunFolder.open(plan.resume).steps(), self.trainer.steps_done)
+        return RunFolder.begin(self.out, plan.config(), metrics=metrics)
+
+    def _rewound(self, path: Path) -> RunFolder:
+        """The folder of the run that goes on, as it was then."""
+        folder = RunFolder.open(path)
+        folder.rewind(self.trainer.steps_done, self.plan.config())
         return folder
+
+    def save(self, path: Path) -> None:
+        """All ranks: save a checkpoint in the run folder at `path`."""
+        trainer = self.trainer
+        name = f"step_{trainer.steps_done:06d}"
+        save(RunFolder(path).checkpoints / name, self.world, trainer.pieces(), trainer.metadata())
 
     def introduce(self) -> None:
         """Say what is about to be trained, on what, and by whom; with GPUs also who computes where."""
@@ -101,15 +134,19 @@ class TrainingRun:
         settings, text = self.plan.settings, self.plan.text
         print(
             f"model   GPT with {self.trainer.parameter_count:,} parameters: layers {settings.layers}, "
-            f"width {settings.width}, heads {settings.heads}, context {settings.context}, {settings.dtype}\n"
+            f"width {settings.width}, heads {settings.heads}, context {settings.context}, "
+            f"{settings.precision}\n"
             f"text    {text.name}: {len(text.train):,} bytes, and {len(text.validation):,} to validate on "
             f"(sha256 {text.sha256[:12]})\n"
-            f"ranks   {self.world.size} ({self.world.kind}), together {settings.batch} sequences a step\n"
-            f"folder  {self.plan.out}"
+            f"ranks   {self.world.size} ({self.world.kind}), together {settings.batch} sequences a step"
+            f"{', ' + SHARED_OUT[settings.zero] if settings.zero else ''}\n"
+            f"folder  {self.out}"
         )
         if settings.device == "gpu":
             print("devices " + ", ".join(f"rank {rank} on {device}" for rank, device in enumerate(devices)))
-        if self.trainer.steps_done:
+        if self.plan.checkpoint is not None:
+            for reason in self.plan.checkpoint.refused:
+                print(f"refused {reason}")
             print(f"resumed after step {self.trainer.steps_done}")
         sys.stdout.flush()
 
@@ -142,10 +179,10 @@ class TrainingRun:
         def write() -> None:
             if self.folder is not None:
                 self.folder.append_step(metrics_of(result, loss if finite else None))
-                if saves and finite:
-                    self.folder.save(self.trainer.checkpoint())
 
         agreed(self.world, write)
+        if saves and finite:
+            self.save(self.out)
         return loss
 
     def report(self, validation_loss: float, ranks: list[dict[str, Any]], seconds: float) -> None:
@@ -157,11 +194,11 @@ class TrainingRun:
         self.folder.write_json("report.json", report)
         self.folder.write_text("loss.svg", loss_chart(report, steps))
         print_table(report, self.folder.path)
-        print_sample(self.trainer)
+        print_sample(self.folder, self.plan.settings)
 
     def _stop(self, step: int, figures: str) -> bool:
         if self.folder is not None:
-            good, rate = self.folder.saved()[-1], self.plan.settings.learning_rate
+            good, rate = saved(self.folder.checkpoints)[-1], self.plan.settings.learning_rate
             print(
                 f"minigrad train: stopped at step {step}: {figures}, which is not finite; "
                 f"the last good checkpoint is {good}; try a --learning-rate below {rate:g}",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from minigrad.cli import run_folder
 from minigrad.cli.main import main
 from tests.cli.common import TINY, write_text
 
@@ -34,8 +33,8 @@ def place(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "taken" / "file").touch()
     for name in ("run", "damaged", "unfinished", "other-text"):
         shutil.copytree(finished, tmp_path / name)
-    for model in (tmp_path / "damaged").rglob("model.safetensors"):
-        model.write_bytes(model.read_bytes()[:100])
+    for shard in (tmp_path / "damaged").rglob("*.safetensors"):
+        shard.write_bytes(shard.read_bytes()[:100])
     shutil.rmtree(tmp_path / "unfinished" / "checkpoints")
     (tmp_path / "unfinished" / "checkpoints").mkdir()
     config = tmp_path / "other-text" / "config.json"
@@ -67,7 +66,17 @@ TRAIN = {
     "the same as threads": ([*TEXT, "--ranks", "8", "--threads"], "8 ranks cannot share a batch of 7"),
     "no ranks": ([*TEXT, "--ranks", "0"], "--ranks is 0"),
     "no number": ([*TEXT, "--steps", "many"], "invalid int value: 'many'"),
-    "unknown dtype": ([*TEXT, "--dtype", "float16"], "invalid choice: 'float16'"),
+    "unknown precision": ([*TEXT, "--precision", "float16"], "invalid choice: 'float16'"),
+    "unknown stage": ([*TEXT, "--zero", "4"], "invalid choice: 4"),
+    "threads added up by MPI": (
+        [*TEXT, "--reduce", "mpi", "--ranks", "3", "--threads"],
+        "--reduce mpi lets MPI add up, but --threads",
+    ),
+    "more portions than sequences": (
+        [*TEXT, "--accumulate", "3", "--ranks", "3", "--threads"],
+        "batch of 7 sequences on 3 ranks one has only 2",
+    ),
+    "offload to where it is": ([*TEXT, "--offload", "host"], "with --device cpu it is there already"),
     "unknown option": ([*TEXT, "--wide", "3"], "unrecognized arguments: --wide 3"),
     "rate of zero": ([*TEXT, "--learning-rate", "0"], "--learning-rate is 0"),
     "out that exists": ([*TEXT, "--out", "taken"], "taken exists already"),
@@ -76,8 +85,15 @@ TRAIN = {
 RESUME = {
     "resume from nothing": (["--resume", "missing"], "there is no folder missing"),
     "resume from a foreign folder": (["--resume", "taken"], "taken is no run of `minigrad train`"),
-    "resume from a damaged run": (["--resume", "damaged", "--steps", "4"], "damaged: model.safetensors"),
-    "resume without a checkpoint": (["--resume", "unfinished", "--steps", "4"], "no finished checkpoint"),
+    "resume from a damaged run": (
+        ["--resume", "damaged", "--steps", "4"],
+        r"damaged/checkpoints holds no whole checkpoint; .*step_000002 is damaged: rank_00000.safetensors",
+    ),
+    "resume without a checkpoint": (["--resume", "unfinished", "--steps", "4"], "no whole checkpoint"),
+    "resume by MPI on threads": (
+        ["--resume", "run", "--steps", "4", "--reduce", "mpi", "--threads"],
+        "--reduce mpi lets MPI add up",
+    ),
     "resume with another text": (["--resume", "other-text", "--steps", "4"], "trained on another text"),
     "resume with other sizes": (
         ["--resume", "run", "--steps", "4", "--width", "32", "--layers", "2"],
@@ -98,7 +114,7 @@ SAMPLE = {
     "empty prompt": (["run", "--prompt", ""], "the prompt is empty"),
     "sample from nothing": (["missing"], "there is no folder missing"),
     "sample from a foreign folder": (["taken"], "taken is no run"),
-    "sample from a damaged run": (["damaged"], "damaged: model.safetensors"),
+    "sample from a damaged run": (["damaged"], "damaged: rank_00000.safetensors has 100 bytes"),
 }
 
 
@@ -143,6 +159,21 @@ def test_a_gpu_that_is_not_there_is_refused(
     assert_refused(words, "a GPU was asked for, and CuPy is not installed: pip install", place, capsys)
 
 
+def test_bfloat16_without_its_package_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    words = ["train", *TINY, *TEXT, "--precision", "mixed-bfloat16"]
+    assert_refused(words, "bfloat16 arrays need the package ml_dtypes; install it", place, capsys)
+
+
+def test_a_config_that_was_changed_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = place / "run" / "config.json"
+    config.write_text(config.read_text().replace('"float32"', '"float7"'))
+    for words in (["sample", "run"], ["train", "--resume", "run", "--steps", "4"]):
+        assert_refused(words, "--precision is 'float7'", place, capsys)
+
+
 def test_ranks_without_mpi_are_refused_and_threads_offered(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,8 +182,24 @@ def test_ranks_without_mpi_are_refused_and_threads_offered(
     assert_refused(words, r'pip install "minigrad\[mpi\]".*--threads', place, capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "free", "takes"),
+    [
+        ([], 1_000, "0.3"),  # three checkpoints: 7,664 parameters and twice as many numbers of the optimizer
+        (["--offload", "disk"], 300_000, "0.3"),
+        (["--resume", "run", "--steps", "4", "--offload", "disk"], 50_000, "0.1"),
+    ],
+)
 def test_a_disk_without_room_is_refused(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    free: int,
+    takes: str,
 ) -> None:
-    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: type("usage", (), {"free": 1000}))
-    assert_refused(["train", *TINY, *TEXT], "MB free, but the checkpoints of this run take", place, capsys)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("usage", (), {"free": free}))
+    words = words if "--resume" in words else [*TINY, *TEXT, *words]
+    assert_refused(
+        ["train", *words], rf"takes {takes} MB, and the disk of .* MB free; make room", place, capsys
+    )

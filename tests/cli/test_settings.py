@@ -1,6 +1,7 @@
 """Settings: what is refused, and what may change on a resume."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,37 @@ def test_the_defaults_are_valid_and_survive_json() -> None:
         ({"learning_rate": float("nan")}, 1, "--learning-rate is nan"),
         ({"learning_rate": 0.0}, 1, "--learning-rate is 0.0"),
         ({"seed": -1}, 1, "--seed is -1"),
-        ({"dtype": "float16"}, 1, "--dtype is 'float16'; expected float32 or float64"),
+        (
+            {"precision": "float16"},
+            1,
+            "--precision is 'float16'; expected float32, float64, mixed-float16 or mixed-bfloat16",
+        ),
+        ({"zero": 4}, 1, "--zero is 4; expected 0, 1, 2 or 3"),
+        ({"reduce": "tree"}, 1, "--reduce is 'tree'; expected mpi, ring, halving or ordered"),
+        ({"offload": "moon"}, 1, "--offload is 'moon'; expected none, host or disk"),
+        ({"accumulate": 0}, 1, "--accumulate is 0"),
+        (
+            {"batch": 7, "accumulate": 3},
+            3,
+            "--accumulate is 3, but with a batch of 7.*has only 2; use at most 2",
+        ),
+        (
+            {"offload": "host"},
+            1,
+            "with --device cpu it is there already; use --offload disk, or --device gpu",
+        ),
     ],
 )
 def test_bad_values_are_named(changes: dict, ranks: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(Settings(), **changes).check(ranks=ranks)
+
+
+def test_threads_are_not_added_up_by_mpi() -> None:
+    Settings(reduce="mpi").check(ranks=4)
+    Settings(reduce="ring").check(ranks=4, threads=True)
+    with pytest.raises(UsageError, match=r"--reduce mpi .*--threads .*--reduce ring, halving or ordered"):
+        Settings(reduce="mpi").check(ranks=4, threads=True)
 
 
 def test_a_resume_names_every_value_that_differs() -> None:
@@ -43,8 +69,15 @@ def test_a_resume_names_every_value_that_differs() -> None:
 
 def test_a_resume_may_repeat_values_and_change_who_computes_and_for_how_long() -> None:
     recorded = Settings(steps=20, width=64)
-    resumed = resumed_settings(recorded, {"width": 64, "steps": 30, "save_every": 7}, step=20)
-    assert resumed == replace(recorded, steps=30, save_every=7)
+    changes: dict[str, Any] = {
+        "steps": 30,
+        "save_every": 7,
+        "zero": 3,
+        "accumulate": 2,
+        "checkpoint_activations": True,
+    }
+    resumed = resumed_settings(recorded, {"width": 64, **changes}, step=20)
+    assert resumed == replace(recorded, **changes)
 
 
 @pytest.mark.parametrize("steps", [10, 20])

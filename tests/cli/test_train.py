@@ -11,10 +11,9 @@ import pytest
 
 from minigrad import dist
 from minigrad.cli.main import main
-from minigrad.cli.run_folder import RunFolder
 from minigrad.cli.settings import Settings
 from minigrad.cli.trainer import Trainer
-from minigrad.dist import World
+from minigrad.dist import World, checkpoint
 from minigrad.nn.text import text_from_files
 from tests.cli.common import TINY, losses, metrics, start, write_text
 
@@ -36,7 +35,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(text: Path, out: Path, *more: str, dtype: str = "float64") -> list[str]:
-    sizes = [*TINY, "--dropout", "0.1", "--dtype", dtype, "--text", str(text)]
+    sizes = [*TINY, "--dropout", "0.1", "--precision", dtype, "--text", str(text)]
     return ["train", *sizes, "--steps", str(STEPS), "--save-every", "10", "--out", str(out), *more]
 
 
@@ -119,9 +118,8 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(
     copy = stopped(one_rank[dtype], tmp_path / "run")
     assert main(["train", "--resume", str(copy)]) == 0
     assert losses(copy) == losses(one_rank[dtype])
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        last = Path("checkpoints", f"step_{STEPS:06d}", name)
-        assert (copy / last).read_bytes() == (one_rank[dtype] / last).read_bytes()
+    last = Path("checkpoints", f"step_{STEPS:06d}", "rank_00000.safetensors")
+    assert (copy / last).read_bytes() == (one_rank[dtype] / last).read_bytes()
 
 
 def test_a_run_on_thread_ranks_resumes_to_the_bit(text: Path, tmp_path: Path) -> None:
@@ -164,14 +162,14 @@ def test_the_run_folder_tells_all(one_rank: dict[str, Path]) -> None:
     assert report["train_loss"] == pytest.approx(sum(losses(folder)) / STEPS)
     assert list(report["baselines"]) == ["uniform", "H(byte)", "H(next byte | previous byte)"]
     ElementTree.fromstring((folder / "loss.svg").read_text())
-    newest = RunFolder.open(folder).newest()
-    assert newest.step == STEPS
+    assert checkpoint.newest(folder / "checkpoints").step == STEPS
 
 
 def test_ranks_report_what_they_sent(text: Path, tmp_path: Path) -> None:
     assert main(words(text, tmp_path / "run", "--ranks", "3", "--threads", dtype="float32")) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    parameters = sum(array.size for array in RunFolder.open(tmp_path / "run").newest().model.values())
+    newest = checkpoint.newest(tmp_path / "run" / "checkpoints").path
+    parameters = sum(array.size for array in checkpoint.read(newest, prefix="model.").values())
     assert len(report["bytes_sent"]) == 3
     for verbs in report["bytes_sent"]:
         assert verbs["all_reduce"] >= 4 * parameters * STEPS

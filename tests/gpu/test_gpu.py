@@ -90,7 +90,7 @@ def test_training_reaches_the_loss_of_the_host(way, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("It is a truth universally acknowledged that a gradient is a sum over paths. " * 40)
     words = ["train", "--text", str(text), "--steps", "3", "--layers", "1", "--width", "16", "--heads", "2"]
-    words += ["--context", "16", "--batch", "4", "--dtype", "float64"]
+    words += ["--context", "16", "--batch", "4", "--precision", "float64"]
     assert main([*words, "--out", "host"]) == 0
     assert main([*words, *WAYS[way], "--device", "gpu", "--out", "device"]) == 0
     host, device = (

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigrad import dist
-from minigrad.cli.agreement import AgreedError, agreed, gathered
 from minigrad.dist import World
+from minigrad.dist.agreement import AgreedError, agreed, gathered
 from minigrad.errors import UsageError
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30)
