@@ -5,6 +5,7 @@ from minigrad import nn, dist
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not (Path(__file__).parent / "nn" / "__init__.py").is_file():
     # A checkout without links: nn/ and dist/ lie beside this folder.
@@ -25,16 +26,20 @@ from minigrad.backend import (
     uint16,
     uint32,
     uint64,
+    use_deterministic,
 )
 from minigrad.checkpoint import checkpoint
+from minigrad.checkpoint_sequence import checkpoint_sequence
 from minigrad.cost import Cost, cost
 from minigrad.draw_graph import draw_graph, graph_dot
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
+from minigrad.interop import from_dlpack
 
 # The catalogue says what it hands on; type checkers want its parts named too.
 from minigrad.ops import *  # noqa: F403
 from minigrad.ops import tensor as tensor  # the function, where the module of that name was
 from minigrad.ops.activations import *  # noqa: F403
+from minigrad.ops.bits import *  # noqa: F403
 from minigrad.ops.convolution import *  # noqa: F403
 from minigrad.ops.decompositions import *  # noqa: F403
 from minigrad.ops.functions import *  # noqa: F403
@@ -44,9 +49,13 @@ from minigrad.ops.products import *  # noqa: F403
 from minigrad.ops.rearranging import *  # noqa: F403
 from minigrad.ops.resampling import *  # noqa: F403
 from minigrad.ops.selecting import *  # noqa: F403
+from minigrad.ops.types import *  # noqa: F403
 from minigrad.ops.windows import *  # noqa: F403
 from minigrad.tensor import Tensor
 from minigrad.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+
+if not TYPE_CHECKING:
+    from minigrad.interop import refused as __getattr__
 
 __version__ = "0.1.0"
 
@@ -55,6 +64,7 @@ __all__ = [
     "Tensor",
     "bool",
     "checkpoint",
+    "checkpoint_sequence",
     "cost",
     "draw_graph",
     "enable_grad",
@@ -62,6 +72,7 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "from_dlpack",
     "fused_operations",
     "grad",
     "gradients",
@@ -85,6 +96,7 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "use_deterministic",
     "value_and_grad",
     "vjp",
 ]

@@ -40,6 +40,7 @@ class Namespace(Windows, Special, LinearAlgebra, Selecting):
     name = "abstract"
     blocked = False
     in_place = True
+    kernels: Any = None  # fast paths as one kernel each, where the library can compile them
     array_type: type
 
     def __init__(self, module: Any) -> None:
@@ -158,15 +159,27 @@ def asarray(data: Any, *, dtype: Any = None, device: str | None = None) -> Array
     kind = type(data)
     if kind is numpy.ndarray or (kind not in _namespaces and kind.__module__.partition(".")[0] != "cupy"):
         data = numpy.asarray(data)
-        if data.dtype.kind not in "fiubV" or (data.dtype.kind == "V" and data.dtype.name != "bfloat16"):
-            raise DTypeError(f"expected real numbers or booleans, got data of type {data.dtype}")
         if not data.dtype.isnative:
             data = data.astype(data.dtype.newbyteorder("="))
     source = namespace(data)
+    real_dtype(data.dtype)
+    dtype = dtype if dtype is None else real_dtype(dtype)
     target = source if device is None else of_device(device)
     if target is not source or (device is not None and source.device(data) != device and ":" in device):
         data = target.from_host(source.to_host(data), device=device or "")
-    return data if dtype is None else target.asarray(data, dtype=numpy.dtype(dtype))
+    return data if dtype is None else target.asarray(data, dtype=dtype)
+
+
+def real_dtype(dtype: Any) -> Any:
+    """`dtype` as an object. Raises DTypeError for all but real numbers and booleans."""
+    try:
+        found = numpy.dtype(dtype)
+    except TypeError as error:
+        raise DTypeError(f"there is no dtype {dtype!r}; expected a name such as 'float32'") from error
+    if found.kind not in "fiub" and found.name != "bfloat16":
+        hint = "; complex numbers are left out for now" if found.kind == "c" else ""
+        raise DTypeError(f"expected real numbers or booleans, got data of type {found}{hint}")
+    return found
 
 
 def holds_python_floats(data: Any) -> bool:
@@ -174,6 +187,19 @@ def holds_python_floats(data: Any) -> bool:
     if type(data) is float:
         return True
     return isinstance(data, (list, tuple)) and any(map(holds_python_floats, data))
+
+
+deterministic = False
+
+
+def use_deterministic(enabled: bool = True) -> None:
+    """Ask every GPU of this process for the same bits in every run, at some cost in time.
+
+    What it changes is the scatter-add of large tables, the gradient of an embedding: CuPy adds atomically, in
+    any order. Everything else, and everything on the host, is deterministic anyway.
+    """
+    global deterministic
+    deterministic = enabled
 
 
 def mixed(*arrays: Array) -> DeviceError:

@@ -5,10 +5,12 @@ one.
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import numpy
 
+from minigrad import backend
 from minigrad.backend import Array, Namespace
 from minigrad.backend_selecting import LibrarySelecting
 from minigrad.backend_windows import Geometry, strided
@@ -21,6 +23,97 @@ every time.
 
 INVERSES = ["asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh"]
 """Functions that older releases know as arcsin, ... only."""
+
+
+C, K = math.sqrt(2 / math.pi), 0.044715  # of GELU's approximation, tanh(C (x + K x³))
+
+KERNELS = {
+    "gelu": (
+        "T x",
+        "T y",
+        f"y = T(0.5) * x * (T(1) + erf(x * T({math.sqrt(0.5)})));",
+    ),
+    "gelu_pull": (
+        "T v, T x",
+        "T dx",
+        f"T share = T(0.5) * (T(1) + erf(x * T({math.sqrt(0.5)})));"
+        f"T density = exp(T(-0.5) * x * x) * T({1 / math.sqrt(2 * math.pi)});"
+        "dx = v * (share + x * density);",
+    ),
+    "gelu_tanh": (
+        "T x",
+        "T y",
+        f"y = T(0.5) * x * (T(1) + tanh(x * (T({C}) + T({C * K}) * x * x)));",
+    ),
+    "gelu_tanh_pull": (
+        "T v, T x",
+        "T dx",
+        f"T a = tanh(x * (T({C}) + T({C * K}) * x * x));"
+        f"T slope = T({C}) + T({3 * C * K}) * x * x;"
+        "dx = T(0.5) * v * (T(1) + a + x * (T(1) - a * a) * slope);",
+    ),
+    "scaled": (
+        "T x, T mean, T inverse, T weight, T bias",
+        "T y",
+        "y = (x - mean) * inverse * weight + bias;",
+    ),
+    "layer_norm_terms": (
+        "T v, T x, T mean, T inverse",
+        "T normal, T product",
+        "normal = (x - mean) * inverse; product = v * normal;",
+    ),
+    "layer_norm_pull": (
+        "T v, T weight, T normal, T inverse, T share, T along",
+        "T dx",
+        "dx = inverse * (v * weight - share - normal * along);",
+    ),
+    "softmax_pull": (
+        "T v, T logits, T total",
+        "T dx",
+        "dx = v * exp(logits - total);",
+    ),
+    "segment_sum": (
+        "raw T values, raw int64 order, raw int64 starts, int64 width",
+        "T out",
+        "long long row = i / width; long long column = i % width; T total = T(0);"
+        "for (long long k = starts[row]; k < starts[row + 1]; ++k) "
+        "total += values[order[k] * width + column];"
+        "out = total;",
+    ),
+}
+"""Elementwise paths as one kernel each, where the library's functions would be a launch for every step: what
+goes in, what comes out, and the code for one entry.
+"""
+
+
+class Kernels:
+    """The kernels, compiled by CuPy when first called and kept by it on disk. Half precision computes in
+    float32.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._made = {
+            name: cupy.ElementwiseKernel(*parts, f"minigrad_{name}") for name, parts in KERNELS.items()
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = self._made[name]
+
+        def run(*arrays: Any) -> Any:
+            dtype = next(array.dtype for array in arrays if hasattr(array, "dtype"))
+            if dtype.itemsize > 2:
+                return kernel(*arrays)
+            wide = [a.astype("float32") if hasattr(a, "dtype") else a for a in arrays]
+            out = kernel(*wide)
+            return tuple(o.astype(dtype) for o in out) if isinstance(out, tuple) else out.astype(dtype)
+
+        setattr(self, name, run)
+        return run
+
+    def sums(self, values: Any, order: Any, starts: Any, out: Any) -> Any:
+        """Sum the rows order[starts[i]:starts[i + 1]] of `values` into row i of `out`, in that order."""
+        self._made["segment_sum"](values, order, starts, values.shape[1], out)
+        return out
 
 
 class CupyNamespace(LibrarySelecting, Namespace):
@@ -36,6 +129,7 @@ class CupyNamespace(LibrarySelecting, Namespace):
         super().__init__(cupy)
         self.array_type = cupy.ndarray
         self.take_special(special)
+        self.kernels = Kernels(cupy)
         for name, other in (
             ("permute_dims", "transpose"),
             ("concat", "concatenate"),
@@ -68,19 +162,33 @@ class CupyNamespace(LibrarySelecting, Namespace):
         """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array.
 
         Up to ONE_HOT_UP_TO rows the order of the sums is fixed; beyond, CuPy's atomic additions come in any
-        order, so that two runs can differ in the last bits.
+        order, so that two runs can differ in the last bits, unless `mg.use_deterministic()` asks for sorted
+        segments, added up one after the other.
         """
         indices = self.where(indices < 0, indices + rows, indices)
         if rows <= ONE_HOT_UP_TO:
             hot = (self.arange(rows)[:, None] == indices[None, :]).astype(values.dtype)
             return self.matmul(hot, values)
+        if backend.deterministic:
+            return self.segments(values, indices, rows)
         out = self.zeros((rows, values.shape[1]), dtype=values.dtype)
         self.add.at(out, indices, values)
         return out
 
+    def segments(self, values: Array, indices: Array, rows: int) -> Array:
+        """A scatter-add whose sums come in the order of i every time."""
+        count = indices.size
+        indices = indices.astype("int64")
+        order = self.argsort(indices * max(count, 1) + self.arange(count))  # no two alike: any sort is stable
+        starts = self.searchsorted(indices[order], self.arange(rows + 1))
+        out = self.empty((rows, values.shape[1]), dtype=values.dtype)
+        return self.kernels.sums(self.ascontiguousarray(values), order, starts, out)
+
     def add_at(self, values: Array, places: Array, rows: int) -> Array:
         if rows * places.size <= ONE_HOT_UP_TO**2 // 4:
             return self.scatter_add(values, places, rows)
+        if backend.deterministic:
+            return self.segments(values, places, rows)
         out = self.zeros((rows, 1), dtype=values.dtype)
         self.add.at(out, places, values)
         return out

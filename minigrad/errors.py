@@ -29,6 +29,10 @@ class DeviceError(MinigradError, RuntimeError):
     """Arrays of different backends met, or a device that is not there."""
 
 
+class UnsupportedError(MinigradError, AttributeError):
+    """What minigrad leaves out on purpose."""
+
+
 class CommunicationError(MinigradError, RuntimeError):
     """Ranks that do not fit together: mismatched calls, a deadlock, a broken launch."""
 

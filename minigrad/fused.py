@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 from minigrad import backend
+from minigrad.backend import Array
 from minigrad.graph import Leaf, Node, moving, state
+from minigrad.mutation import overwritten
 from minigrad.operation import dressed
 from minigrad.rules import Operation
 from minigrad.tensor import Tensor
@@ -68,7 +70,7 @@ class Fused(Operation):
         arrays, kept = node.saved
         if not lifted:
             into = [
-                e.lend() if need and isinstance(e, Leaf) else None
+                _lent(e) if need and isinstance(e, Leaf) else None
                 for e, need in zip(node.inputs, needs, strict=True)
             ]
             return self.fast_pull(xp, v, needs, arrays, kept, into, **node.parameters)
@@ -104,6 +106,13 @@ class Fused(Operation):
             return self.composition(*inputs, **node.parameters)
 
         return of_chosen
+
+
+def _lent(leaf: Leaf) -> Array | None:
+    buffer = leaf.lend()
+    if buffer is not None:
+        overwritten(leaf)
+    return buffer
 
 
 def fused(

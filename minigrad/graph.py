@@ -111,22 +111,31 @@ class Leaf(Node):
     """Where a graph begins: a tensor with `requires_grad`. Gradients end up here.
 
     With a `buffer` (a raw array of the leaf's shape) gradients are written there, so that many can lie in one
-    flat array. Hooks run as soon as the gradient is final within a backward walk.
+    flat array. Without one, `provide` is asked for it directly before the first contribution, so that memory
+    can go round among leaves. Hooks run as soon as the gradient is final within a backward walk.
     """
 
-    __slots__ = ("buffer", "filled", "gradient", "hooks", "lent")
+    __slots__ = ("buffer", "filled", "gradient", "hooks", "lent", "provide", "shown")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         super().__init__(None, (), (), {}, shape, dtype)
         self.gradient: Tensor | None = None
         self.buffer: Array | None = None
+        self.provide: Callable[[], Array] | None = None
         self.filled = False
         self.lent = False
+        self.shown = False  # somebody was given the buffer, as `.grad`, since it was last written to
         self.hooks: list[Callable[[], None]] = []
+
+    def target(self) -> Array | None:
+        """The buffer, asked for now if there is none yet; None where the leaf keeps its gradients itself."""
+        if self.buffer is None and self.provide is not None:
+            self.buffer = self.provide()
+        return self.buffer
 
     def lend(self) -> Array | None:
         """The buffer, if the first contribution to this walk's gradient may be written straight into it."""
-        if self.buffer is None or self.filled or self.lent:
+        if self.filled or self.lent or self.target() is None:
             return None
         self.lent = True
         return self.buffer

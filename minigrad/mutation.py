@@ -15,7 +15,7 @@ from typing import Any
 
 from minigrad.backend import Array
 from minigrad.errors import GraphError
-from minigrad.graph import Node, next_number
+from minigrad.graph import Leaf, Node, next_number
 
 _lock = threading.Lock()
 _ranges: dict[tuple[int, int], tuple[int, Any]] = {}
@@ -63,21 +63,33 @@ def mutated(array: Array) -> None:
         _ranges[span] = (latest, alive)
 
 
+def overwritten(leaf: Leaf) -> None:
+    """Note that the buffer of a leaf was written to, if somebody was shown it: `.grad` may be part of a
+    graph.
+    """
+    if leaf.shown:
+        leaf.shown = False
+        mutated(leaf.buffer)
+
+
 def _forget(span: tuple[int, int], _: Any) -> None:
     _ranges.pop(span, None)
 
 
-def check(node: Node) -> None:
-    """Raise GraphError if an array that the node saved was overwritten after the node was made."""
+def check(node: Node, *, since: Node | None = None) -> None:
+    """Raise GraphError if an array that the node saved was overwritten after the node was made, or after
+    `since`, which it computes again.
+    """
+    made = (since or node).number
     for array in _arrays(node.saved):
         span = byte_range(array)
         if span is None:
             continue
-        for (start, stop), (number, _) in list(_ranges.items()):
-            if number > node.number and start < span[1] and span[0] < stop:
+        for (start, stop), (number, _) in _ranges.copy().items():  # a collection amidst it may forget some
+            if number > made and start < span[1] and span[0] < stop:
                 name = node.operation.name if node.operation is not None else "leaf"
                 raise GraphError(
-                    f"{name} (node {node.number}) saved an array of shape {array.shape} for its derivative, "
+                    f"{name} (node {made}) saved an array of shape {array.shape} for its derivative, "
                     f"and it was changed in place afterwards (mutation {number}); run the walk before the "
                     "change, or compute with a copy"
                 )

@@ -26,6 +26,10 @@ class _State(threading.local):
     draws = 0  # how many unkeyed draws this thread has made
     step: int | None = None
     samples: Sequence[int] | None = None
+    replays = False
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}  # of each stream within the scope
 
 
 _state = _State()
@@ -58,30 +62,41 @@ def scope(*, seed: int, step: int, samples: Sequence[int]) -> Iterator[None]:
     """Say what a model is run for: masks drawn inside belong to this seed, step and these global sample
     numbers.
 
-    `samples[i]` is the number, within the whole batch of the step, of row i of what this rank computes.
+    `samples[i]` is the number, within the whole batch of the step, of row i of what this rank computes. A
+    stream that is drawn from again inside the block, by a layer that is used twice, gives other numbers.
     """
-    before = (_state.seed, _state.step, _state.samples)
-    _state.seed, _state.step, _state.samples = seed, step, samples
+    before = (_state.seed, _state.step, _state.samples, _state.calls)
+    _state.seed, _state.step, _state.samples, _state.calls = seed, step, samples, {}
     try:
         yield
     finally:
-        _state.seed, _state.step, _state.samples = before
+        _state.seed, _state.step, _state.samples, _state.calls = before
 
 
 def snapshot() -> tuple[Any, ...]:
     """Where this thread's random numbers are now, for `restored`."""
-    return (_state.seed, _state.draws, _state.step, _state.samples)
+    return (_state.seed, _state.draws, _state.step, _state.samples, dict(_state.calls))
 
 
 @contextmanager
 def restored(moment: tuple[Any, ...]) -> Iterator[None]:
     """Draw again, inside the block, what was drawn after `snapshot`; afterwards go on as before."""
-    now = snapshot()
-    _state.seed, _state.draws, _state.step, _state.samples = moment
+    now, replays = snapshot(), _state.replays
+    _restore(moment, True)
     try:
         yield
     finally:
-        _state.seed, _state.draws, _state.step, _state.samples = now
+        _restore(now, replays)
+
+
+def _restore(moment: tuple[Any, ...], replays: bool) -> None:
+    _state.seed, _state.draws, _state.step, _state.samples, calls = moment
+    _state.calls, _state.replays = dict(calls), replays
+
+
+def replaying() -> bool:
+    """Whether what runs now ran before and is only computed again: statistics of batches count it once."""
+    return _state.replays
 
 
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -106,15 +121,18 @@ def uniform(xp: Namespace, shape: tuple[int, ...], stream: str) -> Array:
     if xp.name == "shapes":
         return xp.empty(shape, dtype=numpy.float64)
     rows = shape[0] if shape else 1
-    step, samples = _state.step, _state.samples
+    step, samples, again = _state.step, _state.samples, 0
     if step is None or samples is None:
         _state.draws += 1
         step, samples = -_state.draws, range(rows)
+    else:
+        again = _state.calls.get(stream, 0)
+        _state.calls[stream] = again + 1
     if len(samples) != rows:
         raise ShapeError(
             f"the scope names {len(samples)} samples, but {rows} rows are drawn; the first axis is samples"
         )
-    start = numpy.uint64(key(_state.seed, step, stream))
+    start = numpy.uint64(key(_state.seed, step, stream, *([again] if again else [])))
     keys = numpy.asarray(samples, numpy.uint64) * numpy.uint64(_GAMMA) + start
     keys = xp.asarray(_mixed(_HOST, keys))
     width = 1

@@ -116,9 +116,9 @@ class Operation:
         )
         if isinstance(error, MinigradError):
             return error
-        kinds = {type(array) for array in arrays}
+        kinds = {type(array) for array in arrays if array is not None}
         if len(kinds) > 1 and all(kind in backend._namespaces for kind in kinds):
-            return backend.mixed(*arrays)
+            return backend.mixed(*(array for array in arrays if array is not None))
         kind = DTypeError if isinstance(error, TypeError) else ShapeError
         return kind(f"{self.name}({shapes}): {error}")
 

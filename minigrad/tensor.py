@@ -11,6 +11,8 @@ from minigrad import backend
 from minigrad.backend import Array
 from minigrad.errors import DTypeError, GraphError, MinigradError, ShapeError
 from minigrad.graph import Leaf, Node, state
+from minigrad.interop import Interop
+from minigrad.operators import Operators
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _new = object.__new__
 
 
-class Tensor:
+class Tensor(Operators, Interop):
     """An n-dimensional array whose history is recorded, so that derivatives can be taken through it.
 
     `data` is the raw array (never a bare scalar); `node` is where it came from, or None for a constant. Make
@@ -27,7 +29,6 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "node")
-    __array_priority__ = 1000
     data: Array
     node: Node | None
 
@@ -117,14 +118,6 @@ class Tensor:
         """The same values as a constant, sharing memory."""
         return Tensor.of(self.data)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> ndarray:
-        if self.node is not None and state.recording:
-            raise GraphError(
-                "this tensor is part of a graph; NumPy would lose it: use x.detach() or x.numpy()"
-            )
-        array = self.numpy() if not copy else self.numpy().copy()
-        return array if dtype is None else array.astype(dtype)
-
     def __float__(self) -> float:
         return float(self.item())
 
@@ -149,9 +142,8 @@ class Tensor:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
-
-    __hash__ = object.__hash__
+        len(self)  # a 0-d tensor is refused
+        return iter(minigrad.ops.unstack(self))
 
     def __copy__(self) -> Tensor:
         return type(self).of(self.data, self.node) if type(self) is Tensor else self.__deepcopy__({})
@@ -194,9 +186,10 @@ class Tensor:
         """What backward walks have added up so far; None before the first and after `zero_grad()`."""
         if not isinstance(self.node, Leaf):
             return None
-        if self.node.buffer is not None:
-            return Tensor.of(self.node.buffer) if self.node.filled else None
-        return self.node.gradient
+        if self.node.buffer is None or not self.node.filled:
+            return self.node.gradient
+        self.node.shown = True
+        return Tensor.of(self.node.buffer)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
@@ -207,6 +200,7 @@ class Tensor:
             raise ShapeError(f"the gradient has shape {value.shape}, and the tensor {self.shape}")
         elif leaf.buffer is not None:
             leaf.buffer[...], leaf.filled = value.data, True
+            minigrad.mutation.overwritten(leaf)
         else:
             leaf.gradient = value
 
@@ -291,110 +285,8 @@ class Tensor:
 
     def astype(self, dtype: Any) -> Tensor:
         """The same values in another dtype; a cast between floating-point types is part of the graph."""
-        return self if backend.numpy.dtype(dtype) == self.dtype else minigrad.ops.astype(self, dtype)
+        return self if backend.real_dtype(dtype) == self.dtype else minigrad.ops.astype(self, dtype)
 
     def to(self, device: str) -> Tensor:
         """The same values on another device: "cpu", "gpu" or "gpu:N". Part of the graph."""
         return minigrad.ops.to_device(self, device)
-
-    # ----- Operators and methods: the functions of minigrad.ops under their usual spelling -----
-
-    def __add__(self, other: Any) -> Tensor:
-        return minigrad.ops.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return minigrad.ops.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return minigrad.ops.subtract(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return minigrad.ops.subtract(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return minigrad.ops.multiply(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return minigrad.ops.multiply(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return minigrad.ops.divide(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return minigrad.ops.divide(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return minigrad.ops.pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return minigrad.ops.pow(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return minigrad.ops.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return minigrad.ops.matmul(other, self)
-
-    def __neg__(self) -> Tensor:
-        return minigrad.ops.negative(self)
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return minigrad.ops.abs(self)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return minigrad.ops.less(self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return minigrad.ops.less_equal(self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return minigrad.ops.greater(self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return minigrad.ops.greater_equal(self, other)
-
-    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return minigrad.ops.equal(self, other)
-
-    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return minigrad.ops.not_equal(self, other)
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return minigrad.ops.getitem(self, index)
-
-    @property
-    def at(self) -> minigrad.ops.selecting.At:
-        """Places to update functionally: `x.at[index].set(values)`, `x.at[index].add(values)`."""
-        return minigrad.ops.selecting.At(self)
-
-    @property
-    def mT(self) -> Tensor:
-        return minigrad.ops.matrix_transpose(self)
-
-    @property
-    def T(self) -> Tensor:
-        if self.ndim != 2:
-            raise ShapeError(
-                f".T is for matrices, and this tensor has shape {self.shape}; use .mT or permute_dims"
-            )
-        return minigrad.ops.matrix_transpose(self)
-
-    def sum(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return minigrad.ops.sum(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return minigrad.ops.mean(self, axis=axis, keepdims=keepdims)
-
-    def max(self, *, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return minigrad.ops.max(self, axis=axis, keepdims=keepdims)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        return minigrad.ops.reshape(
-            self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        )
-
-    def copy(self) -> Tensor:
-        return minigrad.ops.copy(self)

@@ -197,7 +197,8 @@ def _walk(
 
 def _owned(g: Any, leaf: Node) -> Any:
     """A leaf owns its gradient: never an array that somebody else may hold. A buffer gets a copy anyway."""
-    return g if isinstance(leaf, Leaf) and leaf.buffer is not None else g.copy()
+    buffered = isinstance(leaf, Leaf) and (leaf.buffer is not None or leaf.provide is not None)
+    return g if buffered else g.copy()
 
 
 def _follows(edge: Node | None, only: set[Node] | None, skip: set[Node] | None) -> bool:
@@ -230,7 +231,8 @@ def _place(cotangents: dict[Node, Any], edge: Node | None, index: int, v: Any) -
 
 def deliver(leaf: Leaf, gradient: Any) -> None:
     """Add a final gradient into the leaf, and run the leaf's hooks."""
-    if leaf.buffer is not None:
+    buffer = leaf.target()
+    if buffer is not None:
         if isinstance(gradient, Tensor) and gradient.node is not None:
             raise GraphError(
                 "a gradient with a graph of its own (create_graph) cannot be written into a given buffer; "
@@ -238,10 +240,11 @@ def deliver(leaf: Leaf, gradient: Any) -> None:
             )
         array = gradient.data if isinstance(gradient, Tensor) else gradient
         if leaf.filled:
-            leaf.buffer += array
-        elif array is not leaf.buffer:
-            leaf.buffer[...] = array
+            buffer += array
+        elif array is not buffer:
+            buffer[...] = array
         leaf.filled, leaf.lent = True, False
+        mutation.overwritten(leaf)
     elif not isinstance(gradient, Tensor):
         new = Tensor.of(backend.asarray(gradient))
         leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)
@@ -335,8 +338,7 @@ def tangent_of(node: Node, tangents: Sequence[Any], xp: Any, *, lifted: bool) ->
         else:
             part = operation.rules[index](xp, t, *arguments)  # type: ignore[misc]
         total = part if total is None else total + part
-    if total is None:
-        total = xp.zeros(node.shape, dtype=node.dtype)
+    assert total is not None
     if total.shape != node.shape:
         total = xp.broadcast_to(total, node.shape)
     if not lifted and not backend.is_array(total):

@@ -4,6 +4,7 @@ again.
 
 from minigrad.ops import (
     activations,
+    bits,
     convolution,
     decompositions,
     functions,
@@ -13,12 +14,28 @@ from minigrad.ops import (
     rearranging,
     resampling,
     selecting,
+    types,
     windows,
 )
 from minigrad.ops.activations import *  # noqa: F403
 from minigrad.ops.attention import scaled_dot_product_attention, self_attention
+from minigrad.ops.bits import *  # noqa: F403
 from minigrad.ops.convolution import *  # noqa: F403
-from minigrad.ops.creation import arange, asarray, full, ones, ones_like, tensor, zeros, zeros_like
+from minigrad.ops.creation import (
+    arange,
+    asarray,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
 from minigrad.ops.decompositions import *  # noqa: F403
 from minigrad.ops.elementwise import (
     abs,
@@ -53,7 +70,7 @@ from minigrad.ops.elementwise import (
     where,
 )
 from minigrad.ops.functions import *  # noqa: F403
-from minigrad.ops.indexing import getitem, scatter_add, take, unindex
+from minigrad.ops.indexing import getitem, scatter_add, take, unindex, weighted_rows, weighted_rows_back
 from minigrad.ops.linalg import matmul
 from minigrad.ops.linear import linear
 from minigrad.ops.matrices import *  # noqa: F403
@@ -79,6 +96,7 @@ from minigrad.ops.shape import (
     stack,
     to_device,
 )
+from minigrad.ops.types import *  # noqa: F403
 from minigrad.ops.windows import *  # noqa: F403
 
 __all__ = [
@@ -95,12 +113,16 @@ __all__ = [
     "cos",
     "cross_entropy",
     "divide",
+    "empty",
+    "empty_like",
     "equal",
     "erf",
     "exp",
     "expand_dims",
     "expm1",
+    "eye",
     "full",
+    "full_like",
     "gelu",
     "getitem",
     "greater",
@@ -110,6 +132,7 @@ __all__ = [
     "less",
     "less_equal",
     "linear",
+    "linspace",
     "log",
     "log1p",
     "log_softmax",
@@ -149,10 +172,14 @@ __all__ = [
     "tensor",
     "to_device",
     "unindex",
+    "weighted_rows",
+    "weighted_rows_back",
     "where",
     "zeros",
     "zeros_like",
 ]
+__all__ += bits.__all__
+__all__ += types.__all__
 __all__ += functions.__all__
 __all__ += activations.__all__
 __all__ += decompositions.__all__

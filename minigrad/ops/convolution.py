@@ -17,6 +17,7 @@ from minigrad.errors import ShapeError, UsageError
 from minigrad.fused import fused
 from minigrad.ops import depthwise
 from minigrad.ops.linalg import matmul
+from minigrad.ops.linear import column_sums
 from minigrad.ops.shape import matrix_transpose, reshape
 from minigrad.ops.windows import Sizes, add_windows, bordered, cut_windows, fitting, image, several
 from minigrad.tensor import Tensor
@@ -171,7 +172,7 @@ def _pull(
         if dw is not None and total is not None:
             total = total.reshape([weight[own].shape[a] for a in plan.weight_axes])
             dw[own] = xp.permute_dims(total, inverse(plan.weight_axes))
-    return [dx, dw, xp.sum(v, axis=0, out=into[2]) if needs[2] else None]
+    return [dx, dw, column_sums(xp, v, into[2]) if needs[2] else None]
 
 
 def _pull_image(xp: Any, plan: _Plan, v: Any, matrix: Any, dx: Any) -> None:

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 from minigrad import backend, operation
+from minigrad.backend_selecting import products_before
 from minigrad.errors import ShapeError
 from minigrad.operation import general, linear
 from minigrad.ops.elementwise import divide, sqrt, square, where
 from minigrad.ops.rearranging import _places, _tensor, moveaxis
 from minigrad.ops.reductions import kept_shape, mean, sum
-from minigrad.ops.shape import _place, concat, reshape
+from minigrad.ops.shape import _place, astype, concat, reshape
 from minigrad.tensor import Tensor
 
 Axes = int | tuple[int, ...]
@@ -35,19 +36,14 @@ def _kept(out: Tensor, x: Tensor, axis: Axes | None, keepdims: bool) -> Tensor:
 
 # ----- Products -----------------------------------------------------------------------------------
 #
-# Nothing is divided by an entry, and so all derivatives are right with zeros, any number of them.
-
-
-def _before(xp: Any, x: Any) -> Any:
-    """For each entry of the last axis the product of those before it."""
-    if not x.shape[-1]:
-        return x
-    return xp.concat([xp.ones_like(x[..., :1]), xp.cumulative_prod(x, axis=-1)[..., :-1]], axis=-1)
+# Nothing is divided by an entry that could be 0: all derivatives are right with zeros, any number of them.
 
 
 def _others(xp: Any, x: Any) -> Any:
     """For each entry of the last axis the product of all others."""
-    return _before(xp, x) * _before(xp, x[..., ::-1])[..., ::-1]
+    if not isinstance(x, Tensor):
+        return xp.others(x)
+    return products_before(xp, x) * products_before(xp, x[..., ::-1])[..., ::-1]
 
 
 def _pull_prod(xp: Any, v: Any, needs: Any, x: Any) -> Any:
@@ -64,9 +60,11 @@ def _prod(xp: Any, x: Any, /) -> Any:
     return xp.prod(x, axis=-1)
 
 
-def prod(x: Any, /, *, axis: Axes | None = None, keepdims: bool = False) -> Tensor:
-    """Product over `axis` (all axes if None). Its derivatives are right with zeros, any number of them."""
-    x = _tensor(x)
+def prod(x: Any, /, *, axis: Axes | None = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """Product over `axis` (all axes if None), in `dtype` if one is given. Its derivatives are right with
+    zeros, any number of them.
+    """
+    x = _tensor(x) if dtype is None else astype(x, dtype, copy=False)
     return _kept(_prod(_lined_up(x, axis)), x, axis, keepdims)
 
 
@@ -93,11 +91,11 @@ def _pull_cumulative_prod(xp: Any, v: Any, needs: Any, x: Any) -> Any:
     backwards = x[..., ::-1]
     if x.shape[-1]:  # one place on; the first factor is not used
         backwards = xp.concat([backwards[..., :1], backwards[..., :-1]], axis=-1)
-    return (_recurrence(xp, backwards, v[..., ::-1])[..., ::-1] * _before(xp, x),)
+    return (_recurrence(xp, backwards, v[..., ::-1])[..., ::-1] * products_before(xp, x),)
 
 
 def _push_cumulative_prod(xp: Any, tangents: Any, x: Any) -> Any:
-    return _recurrence(xp, x, tangents[0] * _before(xp, x))
+    return _recurrence(xp, x, tangents[0] * products_before(xp, x))
 
 
 @general(pull=_pull_cumulative_prod, push=_push_cumulative_prod)
@@ -106,12 +104,14 @@ def _cumulative_prod(xp: Any, x: Any, /) -> Any:
     return xp.cumulative_prod(x, axis=-1)
 
 
-def cumulative_prod(x: Any, /, *, axis: int | None = None, include_initial: bool = False) -> Tensor:
+def cumulative_prod(
+    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
     """Products of all entries up to each one along `axis` (which may be left out for vectors).
 
     `include_initial` puts the empty product, 1, in front. Derivatives are right with zeros.
     """
-    x, place = _vector(x, axis)
+    x, place = _vector(x, axis, dtype)
     out = moveaxis(_cumulative_prod(moveaxis(x, place, -1)), -1, place)
     return _from_initial(out, place, 1.0) if include_initial else out
 
@@ -127,18 +127,20 @@ def _sums_from_the_end(xp: Any, v: Any, axis: int) -> Any:
     return xp.cumulative_sum(v[backwards], axis=axis)[backwards]
 
 
-def cumulative_sum(x: Any, /, *, axis: int | None = None, include_initial: bool = False) -> Tensor:
+def cumulative_sum(
+    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
     """Sums of all entries up to each one along `axis` (which may be left out for vectors).
 
     `include_initial` puts the empty sum, 0, in front.
     """
-    x, place = _vector(x, axis)
+    x, place = _vector(x, axis, dtype)
     out = _cumulative_sum(x, axis=place)
     return _from_initial(out, place, 0.0) if include_initial else out
 
 
-def _vector(x: Any, axis: int | None) -> tuple[Tensor, int]:
-    x = _tensor(x)
+def _vector(x: Any, axis: int | None, dtype: Any) -> tuple[Tensor, int]:
+    x = _tensor(x) if dtype is None else astype(x, dtype, copy=False)
     if axis is None and x.ndim != 1:
         raise ShapeError(f"a cumulative reduction of shape {x.shape} needs an axis; only vectors do without")
     return x, _place(0 if axis is None else axis, x.ndim)

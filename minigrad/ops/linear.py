@@ -26,8 +26,18 @@ def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: None, into: Any) -> li
     v = v.reshape(count, weight.shape[0])
     dx = xp.matmul(v, weight).reshape(x.shape) if needs[0] else None
     dw = xp.matmul(v.T, x.reshape(count, x.shape[-1]), out=into[1]) if needs[1] else None
-    db = xp.sum(v, axis=0, out=into[2]) if needs[2] else None
-    return [dx, dw, db]
+    return [dx, dw, column_sums(xp, v, into[2]) if needs[2] else None]
+
+
+def column_sums(xp: Any, v: Any, out: Any = None) -> Any:
+    """Sums over the rows of a matrix, into `out` if given: a product with ones is several times as fast as a
+    sum over the first axis.
+    """
+    ones = xp.ones((1, v.shape[0]), dtype=v.dtype)
+    if out is None:
+        return xp.matmul(ones, v)[0]
+    xp.matmul(ones, v, out=out.reshape(1, v.shape[1]))
+    return out
 
 
 @fused(forward=_forward, pull=_pull)

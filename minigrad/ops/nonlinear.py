@@ -15,6 +15,7 @@ from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import erf, sqrt, tanh, where
 from minigrad.ops.indexing import getitem
+from minigrad.ops.linear import column_sums
 from minigrad.ops.reductions import logsumexp, mean, sum
 from minigrad.tensor import Tensor
 
@@ -37,10 +38,16 @@ def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: flo
             raise ShapeError(f"layer_norm: x {x.shape} needs a {name} of shape {(width,)}, got {a.shape}")
     rows = x.reshape(math.prod(x.shape[:-1]), width)
     count = rows.shape[0]
-    out = xp.empty(rows.shape, dtype=x.dtype)
     mean, inverse = xp.empty((count, 1), dtype=x.dtype), xp.empty((count, 1), dtype=x.dtype)
     share = 1.0 / max(width, 1)
     average = xp.full((width, 1), share, dtype=x.dtype)
+    if xp.kernels is not None:
+        mean = xp.matmul(rows, average)
+        centred = rows - mean
+        inverse = 1.0 / xp.sqrt(xp.vecdot(centred, centred)[:, None] * share + epsilon)
+        scales = [default if a is None else a for a, default in ((weight, 1.0), (bias, 0.0))]
+        return xp.kernels.scaled(rows, mean, inverse, *scales).reshape(x.shape), (mean, inverse)
+    out = xp.empty(rows.shape, dtype=x.dtype)
     for block in blocks(xp, count, width):
         r, y, m, s = rows[block], out[block], mean[block], inverse[block]
         xp.matmul(r, average, out=m)
@@ -65,6 +72,8 @@ def _layer_norm_pull(
     mean, inverse = kept
     width = x.shape[-1]
     rows, v = x.reshape(mean.shape[0], width), v.reshape(mean.shape[0], width)
+    if xp.kernels is not None:
+        return _layer_norm_kernels(xp, v, needs, rows, weight, mean, inverse, x.shape)
     dx = xp.empty(rows.shape, dtype=x.dtype) if needs[0] else None
     dw = xp.zeros(width, dtype=x.dtype) if needs[1] else None
     db = xp.zeros(width, dtype=x.dtype) if needs[2] else None
@@ -76,9 +85,9 @@ def _layer_norm_pull(
         normal *= s
         product = g * normal
         if dw is not None:
-            dw += xp.sum(product, axis=0)
+            dw += column_sums(xp, product)
         if db is not None:
-            db += xp.sum(g, axis=0)
+            db += column_sums(xp, g)
         if dx is not None:
             # dx = s · (gain·g - mean(gain·g) - normal · mean(gain·g·normal))
             d = dx[block]
@@ -88,6 +97,20 @@ def _layer_norm_pull(
             d -= normal
             d *= s
     return [dx.reshape(x.shape) if dx is not None else None, dw, db]
+
+
+def _layer_norm_kernels(
+    xp: Any, v: Any, needs: Any, rows: Any, weight: Any, mean: Any, inverse: Any, shape: tuple[int, ...]
+) -> list[Any]:
+    """The same in two kernels and the sums between them."""
+    normal, product = xp.kernels.layer_norm_terms(v, rows, mean, inverse)
+    dx = None
+    if needs[0]:
+        gain = xp.ones(shape[-1], dtype=rows.dtype) if weight is None else weight
+        average = (gain / max(shape[-1], 1))[:, None]
+        share, along = xp.matmul(v, average), xp.matmul(product, average)
+        dx = xp.kernels.layer_norm_pull(v, gain, normal, inverse, share, along).reshape(shape)
+    return [dx, column_sums(xp, product) if needs[1] else None, column_sums(xp, v) if needs[2] else None]
 
 
 @fused(forward=_layer_norm_forward, pull=_layer_norm_pull)
@@ -110,6 +133,8 @@ _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+    if xp.kernels is not None:
+        return xp.kernels.gelu_tanh(x), None
     flat = x.reshape(-1)
     out = xp.empty(flat.shape, dtype=x.dtype)
     for block in blocks(xp, flat.shape[0]):
@@ -128,6 +153,8 @@ def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any) -> list[Any]:
     # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a + x·(1 - a²)·c·(1 + 3k·x²)) / 2, all anew from x.
     (x,) = arrays
+    if xp.kernels is not None:
+        return [xp.kernels.gelu_tanh_pull(v, x)]
     flat, v = x.reshape(-1), v.reshape(-1)
     out = xp.empty(flat.shape, dtype=x.dtype)
     for block in blocks(xp, flat.shape[0]):
@@ -155,6 +182,46 @@ def _gelu_tanh(x: Any, /) -> Tensor:
     return 0.5 * x * (1.0 + tanh(_SCALE * (x + _CUBIC * (x * x * x))))
 
 
+def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+    if xp.kernels is not None:
+        return xp.kernels.gelu(x), None
+    flat = x.reshape(-1)
+    out = xp.empty(flat.shape, dtype=x.dtype)
+    for block in blocks(xp, flat.shape[0]):
+        r, y = flat[block], out[block]
+        xp.multiply(xp.erf(r * math.sqrt(0.5)) + 1.0, r, out=y)
+        y *= 0.5
+    return out.reshape(x.shape), None
+
+
+def _gelu_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any) -> list[Any]:
+    # y' = Φ(x) + x φ(x), with the distribution and the density of the normal law, both anew from x.
+    (x,) = arrays
+    if xp.kernels is not None:
+        return [xp.kernels.gelu_pull(v, x)]
+    flat, v = x.reshape(-1), v.reshape(-1)
+    out = xp.empty(flat.shape, dtype=x.dtype)
+    for block in blocks(xp, flat.shape[0]):
+        r, g, q = flat[block], v[block], out[block]
+        xp.multiply(r, r, out=q)
+        q *= -0.5
+        xp.exp(q, out=q)
+        q *= 1 / math.sqrt(2 * math.pi)
+        q *= r
+        share = xp.erf(r * math.sqrt(0.5))
+        share += 1.0
+        share *= 0.5
+        q += share
+        q *= g
+    return [out.reshape(x.shape)]
+
+
+@fused(forward=_gelu_forward, pull=_gelu_pull)
+def _gelu(x: Any, /) -> Tensor:
+    """x · Φ(x)"""
+    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+
+
 def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
     """Gaussian error linear unit, x · Φ(x): exact, or with approximate="tanh" the form that GPT-2 uses.
 
@@ -165,7 +232,7 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
         return _gelu_tanh(x)
     if approximate != "none":
         raise UsageError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
-    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+    return _gelu(x)
 
 
 # ----- Softmax cross-entropy ----------------------------------------------------------------------
@@ -195,9 +262,12 @@ def _cross_entropy_pull(
     logits, targets = arrays
     rows, classes, counted = _rows_and_classes(xp, targets, ignore_index)
     v = v * counted
-    gradient = logits - kept
-    xp.exp(gradient, out=gradient)
-    gradient *= v[:, None]
+    if xp.kernels is not None:
+        gradient = xp.kernels.softmax_pull(v[:, None], logits, kept)
+    else:
+        gradient = logits - kept
+        xp.exp(gradient, out=gradient)
+        gradient *= v[:, None]
     gradient[rows, classes] -= v
     return [gradient, None]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad import backend
-from minigrad.backend_windows import Geometry, window_counts, window_slices
+from minigrad.backend_windows import Cells, Geometry, window_counts, window_slices
 from minigrad.errors import UsageError
 from minigrad.fused import fused
-from minigrad.ops.reductions import max, mean, sum
-from minigrad.ops.shape import concat, reshape, stack
-from minigrad.ops.windows import Sizes, bordered, cut_windows, fitting, image, several
+from minigrad.ops.reductions import max, sum
+from minigrad.ops.shape import reshape, stack
+from minigrad.ops.windows import Sizes, bordered, cut_windows, fitting, image, several, sum_cells
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -201,9 +202,42 @@ def avg_pool2d(
 # ----- A result of given size ---------------------------------------------------------------------
 
 
-def _cells(length: int, count: int) -> list[slice]:
-    """The `count` cells that together cover an axis, as torch cuts them; neighbours may overlap by one."""
-    return [slice(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+def _cells(length: int, count: int) -> Cells:
+    """The `count` pieces that together cover an axis, as torch cuts them; neighbours may overlap by one."""
+    return tuple((i * length // count, -(-(i + 1) * length // count)) for i in range(count))
+
+
+def _cell_indices(cells: tuple[Cells, ...]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """For every cell of an image: its place in the result, and the slices of its entries."""
+    for place in itertools.product(*(range(len(pieces)) for pieces in cells)):
+        yield place, tuple(slice(*pieces[i]) for i, pieces in zip(place, cells, strict=True))
+
+
+def _max_forward(xp: Any, x: Any, *, cells: tuple[Cells, ...]) -> tuple[Any, Any]:
+    out = xp.empty((*x.shape[:2], *map(len, cells)), dtype=x.dtype)
+    for place, index in _cell_indices(cells):
+        out[(..., *place)] = xp.max(x[(..., *index)], axis=tuple(range(2, x.ndim)))
+    return out, out
+
+
+def _max_pull(
+    xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, cells: tuple[Cells, ...]
+) -> list[Any]:
+    (x,) = arrays
+    dx, ones = xp.zeros_like(x), (None,) * len(cells)
+    for place, index in _cell_indices(cells):
+        hits = x[(..., *index)] == kept[(..., *place, *ones)]
+        ties = xp.sum(hits.astype(x.dtype), axis=tuple(range(2, x.ndim)))
+        dx[(..., *index)] += hits * (v[(..., *place)] / ties)[(..., *ones)]
+    return [dx]
+
+
+@fused(forward=_max_forward, pull=_max_pull)
+def _max_cells(x: Any, /, *, cells: tuple[Cells, ...]) -> Tensor:
+    """The largest entries of all cells of an image."""
+    axes = tuple(range(2, 2 + len(cells)))
+    largest = [max(x[(..., *index)], axis=axes) for _, index in _cell_indices(cells)]
+    return reshape(stack(largest, axis=2), (*x.shape[:2], *map(len, cells)))
 
 
 def _sizes(name: str, axes: int, x: Any, output_size: Any) -> tuple[Tensor, tuple[int, ...]]:
@@ -216,24 +250,18 @@ def _sizes(name: str, axes: int, x: Any, output_size: Any) -> tuple[Tensor, tupl
     return x, several(name, "output_size", asked, axes)
 
 
-def _adaptive(
-    name: str, axes: int, x: Any, output_size: Any, pool: Callable[..., Tensor], reduce: Callable[..., Tensor]
-) -> Tensor:
+def _adaptive(name: str, axes: int, x: Any, output_size: Any, pool: Callable[..., Tensor]) -> Tensor:
     x, sizes = _sizes(name, axes, x, output_size)
     if all(n % o == 0 for n, o in zip(x.shape[2:], sizes, strict=True)):
         return pool(x, tuple(n // o for n, o in zip(x.shape[2:], sizes, strict=True)))
-    if reduce is mean:  # along one axis after the other
-        for axis, count in enumerate(sizes, 2):
-            before = (slice(None),) * axis
-            cells = [mean(x[(*before, cell)], axis=axis) for cell in _cells(x.shape[axis], count)]
-            x = stack(cells, axis=axis)
-        return x
-    rows, columns = (_cells(n, o) for n, o in zip(x.shape[2:], sizes, strict=True))
-    lines = []
-    for row in rows:
-        cells = [x[..., row, column] for column in columns]
-        lines.append(concat([pool(cell, cell.shape[2:]) for cell in cells], axis=3))
-    return concat(lines, axis=2)
+    cells = tuple(map(_cells, x.shape[2:], sizes))
+    if pool is max_pool2d:
+        return _max_cells(x, cells=cells)
+    for axis, pieces in enumerate(cells, 2):  # along one axis after the other
+        counts = [float(stop - start) for start, stop in pieces]
+        share = Tensor.of(backend.asarray(counts, dtype=x.dtype, device=x.device))
+        x = sum_cells(x, axis, pieces) / reshape(share, (-1, *(1,) * (x.ndim - 1 - axis)))
+    return x
 
 
 def adaptive_avg_pool1d(x: Any, /, output_size: Sizes) -> Tensor:
@@ -242,7 +270,7 @@ def adaptive_avg_pool1d(x: Any, /, output_size: Sizes) -> Tensor:
     Cell i of o covers the entries from ⌊i L / o⌋ up to ⌈(i + 1) L / o⌉. Raises ShapeError, DTypeError and
     UsageError.
     """
-    return _adaptive("adaptive_avg_pool1d", 1, x, output_size, avg_pool1d, mean)
+    return _adaptive("adaptive_avg_pool1d", 1, x, output_size, avg_pool1d)
 
 
 def adaptive_avg_pool2d(x: Any, /, output_size: int | Sequence[int | None] | None) -> Tensor:
@@ -250,13 +278,12 @@ def adaptive_avg_pool2d(x: Any, /, output_size: int | Sequence[int | None] | Non
 
     None in `output_size` keeps an axis as it is.
     """
-    return _adaptive("adaptive_avg_pool2d", 2, x, output_size, avg_pool2d, mean)
+    return _adaptive("adaptive_avg_pool2d", 2, x, output_size, avg_pool2d)
 
 
 def adaptive_max_pool2d(x: Any, /, output_size: int | Sequence[int | None] | None) -> Tensor:
     """The largest entries of cells that cover the image, (N, C, H, W) → (N, C, *output_size).
 
-    Cells are those of `adaptive_avg_pool2d`; entries that tie in a cell share the derivative equally. Where
-    the size does not divide the image, each cell is an operation of its own, and slow.
+    Cells are those of `adaptive_avg_pool2d`; entries that tie in a cell share the derivative equally.
     """
-    return _adaptive("adaptive_max_pool2d", 2, x, output_size, max_pool2d, max)
+    return _adaptive("adaptive_max_pool2d", 2, x, output_size, max_pool2d)

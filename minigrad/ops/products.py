@@ -278,12 +278,12 @@ def kron(x: Any, y: Any, /) -> Tensor:
     return reshape(blocks, [m * n for m, n in zip(p, q, strict=True)])
 
 
-def trace(x: Any, /, *, offset: int = 0) -> Tensor:
+def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
     """The sum of the diagonal `offset` places above the main one: (..., n, m) → (...)."""
     x = x if isinstance(x, Tensor) else Tensor(x)
     if x.ndim < 2:
         raise ShapeError(f"trace needs matrices in the last two axes, got shape {x.shape}")
-    return sum(_diagonal(x, offset), axis=-1)
+    return sum(_diagonal(x, offset), axis=-1, dtype=dtype)
 
 
 def cross(x: Any, y: Any, /, *, axis: int = -1) -> Tensor:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 from minigrad import backend
 from minigrad.errors import ShapeError, UsageError
-from minigrad.operation import general, linear
+from minigrad.operation import linear
 from minigrad.ops.creation import full
 from minigrad.ops.indexing import getitem, take, unindex
-from minigrad.ops.shape import _place, broadcast_to, concat, expand_dims, permute_dims, reshape
+from minigrad.ops.shape import _cut, _place, broadcast_to, concat, expand_dims, permute_dims, reshape
+from minigrad.ops.types import broadcast_shapes
 from minigrad.ops.windows import cut_windows
 from minigrad.tensor import Tensor
 
@@ -83,16 +83,8 @@ def flatten(x: Any, /, *, start_axis: int = 0, end_axis: int = -1) -> Tensor:
 def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """All arrays in the shape to which they broadcast together. Raises ShapeError where they do not."""
     tensors = [_tensor(x) for x in arrays]
-    shape = _together(*(x.shape for x in tensors))
+    shape = broadcast_shapes(*(x.shape for x in tensors))
     return tuple(x if x.shape == shape else broadcast_to(x, shape) for x in tensors)
-
-
-def _together(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        return tuple(backend.numpy.broadcast_shapes(*shapes))
-    except ValueError as error:
-        text = " and ".join(map(str, shapes))
-        raise ShapeError(f"shapes {text} do not broadcast; lengths must be equal, or 1") from error
 
 
 def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
@@ -116,40 +108,6 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
 
 
 # ----- Cutting ------------------------------------------------------------------------------------
-
-
-def _pull_cut(
-    xp: Any, v: Any, needs: Any, x_shape: tuple[int, ...], axis: int, sizes: Any, dropped: bool
-) -> Any:
-    given = next(part for part in v if part is not None)
-    zero = xp.sum(xp.reshape(given, (-1,))[:0])  # in the dtype and at the place of the others
-    shapes = [(*x_shape[:axis], size, *x_shape[axis + 1 :]) for size in sizes]
-    parts = [
-        xp.broadcast_to(zero, shape) if part is None else xp.reshape(part, shape)
-        for part, shape in zip(v, shapes, strict=True)
-    ]
-    return (xp.concat(parts, axis=axis),)
-
-
-def _push_cut(xp: Any, tangents: Any, axis: int, sizes: Any, dropped: bool) -> Any:
-    return _parts(tangents[0], axis, sizes, dropped)
-
-
-def _parts(x: Any, axis: int, sizes: tuple[int, ...], dropped: bool) -> tuple[Any, ...]:
-    before = (slice(None),) * axis
-    stops = list(accumulate(sizes))
-    if dropped:
-        return tuple(x[(*before, stop - 1, ...)] for stop in stops)
-    return tuple(x[(*before, slice(stop - size, stop), ...)] for stop, size in zip(stops, sizes, strict=True))
-
-
-@general(pull=_pull_cut, push=_push_cut, several_outputs=True)
-def _cut(xp: Any, x: Any, /, *, axis: int, sizes: tuple[int, ...], dropped: bool) -> Any:
-    """Views of x, `sizes` long on `axis`; the axis is dropped from parts of length 1 if `dropped`.
-
-    Its own rule: by indexing, each of n parts would make a gradient as large as x.
-    """
-    return _parts(x, axis, sizes, dropped)
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:
@@ -231,7 +189,7 @@ def _roll(xp: Any, x: Any, /, *, shift: tuple[int, ...], axis: tuple[int, ...]) 
     return xp.roll(x, shift, axis=axis)
 
 
-def roll(x: Any, shift: Axes, /, *, axis: Axes | None = None) -> Tensor:
+def roll(x: Any, /, shift: Axes, *, axis: Axes | None = None) -> Tensor:
     """Shift the entries along axes; those that leave at one end come in at the other. Without an axis, in
     one line.
     """

@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 from minigrad import operation
+from minigrad.graph import state
 from minigrad.operation import general, linear
 from minigrad.ops.elementwise import divide, exp, isfinite, log, where
+from minigrad.ops.shape import astype
 from minigrad.tensor import Tensor
 
 
@@ -25,9 +27,16 @@ def _spread(xp: Any, v: Any, shape: tuple[int, ...], axis: Any) -> Any:
 
 
 @linear(x=lambda xp, v, x_shape, axis: _spread(xp, v, x_shape, axis))
-def sum(xp: Any, x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
-    """Sum over `axis` (all axes if None)."""
+def _sum(xp: Any, x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
+    """Sum over axes."""
     return xp.sum(x, axis=axis, keepdims=keepdims)
+
+
+def sum(
+    x: Any, /, *, axis: int | tuple[int, ...] | None = None, dtype: Any = None, keepdims: bool = False
+) -> Tensor:
+    """Sum over `axis` (all axes if None), in `dtype` if one is given."""
+    return _sum(x if dtype is None else astype(x, dtype, copy=False), axis=axis, keepdims=keepdims)
 
 
 def mean(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
@@ -79,14 +88,51 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
     return total if keepdims else sum(total, axis=axis)
 
 
+def _pull_softmax(xp: Any, v: Any, needs: Any, out: Any, axis: int) -> tuple[Any]:
+    return (out * (v - xp.sum(v * out, axis=axis, keepdims=True)),)
+
+
+def _push_softmax(xp: Any, tangents: Any, out: Any, axis: int) -> Any:
+    return _pull_softmax(xp, tangents[0], None, out, axis)[0]  # the Jacobian is symmetric
+
+
+@general(pull=_pull_softmax, push=_push_softmax)
+def _softmax(xp: Any, x: Any, /, *, axis: int) -> Any:
+    """eˣ / Σ eˣ. Its own rule saves the result only: half the time and memory of its composition."""
+    shifted = x - xp.max(x, axis=axis, keepdims=True)
+    out = xp.exp(shifted, out=shifted) if xp.in_place else xp.exp(shifted)
+    out /= xp.sum(out, axis=axis, keepdims=True)
+    return out
+
+
 def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
-    """eˣ / Σ eˣ over `axis`."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
-    shifted = exp(x - max(x, axis=axis, keepdims=True).detach())
-    return shifted / sum(shifted, axis=axis, keepdims=True)
+    """eˣ / Σ eˣ over `axis`, shifted by the largest entry so that nothing overflows."""
+    return _softmax(floating("softmax", x), axis=axis)
+
+
+def _pull_log_softmax(xp: Any, v: Any, needs: Any, out: Any, axis: int) -> tuple[Any]:
+    return (v - xp.exp(out) * xp.sum(v, axis=axis, keepdims=True),)
+
+
+def _push_log_softmax(xp: Any, tangents: Any, out: Any, axis: int) -> Any:
+    moved = tangents[0]
+    return moved - xp.sum(xp.exp(out) * moved, axis=axis, keepdims=True)
+
+
+@general(pull=_pull_log_softmax, push=_push_log_softmax)
+def _log_softmax(xp: Any, x: Any, /, *, axis: int) -> Any:
+    """x - ln Σ eˣ. Its own rule saves the result only."""
+    out = x - xp.max(x, axis=axis, keepdims=True)
+    out -= xp.log(xp.sum(xp.exp(out), axis=axis, keepdims=True))
+    return out
 
 
 def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
     """x - ln Σ eˣ over `axis`."""
+    return _log_softmax(floating("log_softmax", x), axis=axis)
+
+
+def floating(name: str, x: Any) -> Tensor:
+    """x as a Tensor of floats; integers and truth values become the default dtype."""
     x = x if isinstance(x, Tensor) else Tensor(x)
-    return x - logsumexp(x, axis=axis, keepdims=True)
+    return x if x.dtype.kind in "fV" else astype(x, state.default_dtype)

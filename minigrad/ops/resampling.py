@@ -10,7 +10,7 @@ from minigrad import backend
 from minigrad.errors import ShapeError, UsageError
 from minigrad.ops.creation import arange
 from minigrad.ops.elementwise import equal, maximum, minimum, where
-from minigrad.ops.indexing import take
+from minigrad.ops.indexing import take, weighted_rows
 from minigrad.ops.linalg import matmul
 from minigrad.ops.shape import broadcast_to, expand_dims, permute_dims, reshape, stack
 from minigrad.ops.windows import image, several
@@ -174,12 +174,13 @@ def grid_sample(
         _corners(grid[..., k], n, mode, zeros, align_corners) for k, n in enumerate((width, height))
     )
     starts = reshape(arange(batch, device=x.device), (batch, 1, 1)).data * height
-    total: Any = None
-    for row, row_share in down:
-        for column, column_share in across:
-            index = Tensor.of((starts + row) * width + column)
-            part = take(rows, index) * expand_dims(row_share * column_share, axis=3)
-            total = part if total is None else total + part
+    pairs = [
+        (Tensor.of((starts + row) * width + column), row_share * column_share)
+        for row, row_share in down
+        for column, column_share in across
+    ]
+    places, shares = (reshape(stack(parts, axis=-1), (-1, len(pairs))) for parts in zip(*pairs, strict=True))
+    total = reshape(weighted_rows(rows, places, shares), (*grid.shape[:3], channels))
     return permute_dims(total, (0, 3, 1, 2))
 
 

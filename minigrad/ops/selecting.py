@@ -15,8 +15,9 @@ from minigrad.operation import general, linear
 from minigrad.ops.cumulative import cumulative_prod, cumulative_sum, median, prod, std, var
 from minigrad.ops.elementwise import where
 from minigrad.ops.indexing import _raw, getitem, scatter_add, take, unindex
-from minigrad.ops.rearranging import _tensor, _together, flip, moveaxis, unstack
+from minigrad.ops.rearranging import _tensor, flip, moveaxis, unstack
 from minigrad.ops.shape import _place, broadcast_to, reshape
+from minigrad.ops.types import broadcast_shapes
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -175,7 +176,7 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
     def lengths(a: Tensor, n: int) -> tuple[int, ...]:
         return (*a.shape[:place], n, *a.shape[place + 1 :])
 
-    others = _together(lengths(x, 1), lengths(indices, 1))
+    others = broadcast_shapes(lengths(x, 1), lengths(indices, 1))
     shapes = [(*others[:place], a.shape[place], *others[place + 1 :]) for a in (x, indices)]
     x, indices = (
         a if a.shape == s else broadcast_to(a, s) for a, s in zip((x, indices), shapes, strict=True)

@@ -5,10 +5,11 @@ written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from minigrad import backend
-from minigrad.errors import ShapeError
+from minigrad.errors import ShapeError, UsageError
 from minigrad.operation import general, linear
 from minigrad.tensor import Tensor
 
@@ -25,14 +26,23 @@ def copy(xp: Any, x: Any, /) -> Any:
     return xp.asarray(x, copy=True)
 
 
+_copy = copy  # (the parameter of `reshape` has the standard's name)
+
+
 @linear(x=lambda xp, v, x_shape: xp.reshape(v, x_shape))
 def _reshape(xp: Any, x: Any, /, *, shape: tuple[int, ...]) -> Any:
     return xp.reshape(x, shape)
 
 
-def reshape(x: Any, /, shape: Sequence[int]) -> Tensor:
-    """The same entries in another shape; one length may be -1."""
-    return _reshape(x, shape=tuple(shape))
+def reshape(x: Any, /, shape: Sequence[int], *, copy: bool | None = None) -> Tensor:
+    """The same entries in another shape, as a view where memory allows it; one length may be -1.
+
+    With `copy=True` never a view; a view cannot be demanded (`copy=False` is refused).
+    """
+    if copy is False:
+        raise UsageError("reshape: copy=False cannot be promised; leave it out to get a view where possible")
+    out = _reshape(x, shape=tuple(shape))
+    return _copy(out) if copy else out
 
 
 @linear(x=lambda xp, v, axes: xp.permute_dims(v, _inverse(axes)))
@@ -71,7 +81,7 @@ def broadcast_to(x: Any, /, shape: Sequence[int]) -> Tensor:
     return _broadcast_to(x, shape=tuple(shape))
 
 
-def expand_dims(x: Any, /, *, axis: int = 0) -> Tensor:
+def expand_dims(x: Any, /, axis: int = 0) -> Tensor:
     """Insert an axis of length 1."""
     x = x if isinstance(x, Tensor) else Tensor(x)
     place = axis + x.ndim + 1 if axis < 0 else axis
@@ -108,12 +118,19 @@ def _pull_concat(xp: Any, v: Any, needs: Any, arrays_shape: Any, axis: int) -> l
     return parts
 
 
-def _push_concat(xp: Any, tangents: Any, arrays_shape: Any, arrays_dtype: Any, axis: int) -> Any:
+def _push_concat(xp: Any, tangents: Any, arrays_shape: Any, axis: int) -> Any:
+    zero = _zero(xp, tangents)
     filled = [
-        xp.zeros(shape, dtype=dtype) if t is None else t
-        for t, shape, dtype in zip(tangents, arrays_shape, arrays_dtype, strict=True)
+        xp.broadcast_to(zero, shape) if t is None else t
+        for t, shape in zip(tangents, arrays_shape, strict=True)
     ]
     return xp.concat(filled, axis=axis)
+
+
+def _zero(xp: Any, parts: Any) -> Any:
+    """A 0-d zero in the dtype and at the place of the first part that is there."""
+    given = next(part for part in parts if part is not None)
+    return xp.sum(xp.reshape(given, (-1,))[:0])
 
 
 @general(pull=_pull_concat, push=_push_concat)
@@ -121,14 +138,69 @@ def _concat(xp: Any, /, *arrays: Any, axis: int = 0) -> Any:
     return xp.concat(arrays, axis=axis)
 
 
-def concat(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
-    """Join arrays along an existing axis."""
+def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
+    """Join arrays along an existing axis; with None, all entries in one line."""
+    if axis is None:
+        arrays, axis = [reshape(x, (-1,)) for x in arrays], 0
     return _concat(*arrays, axis=axis)
+
+
+def _pull_stack(xp: Any, v: Any, needs: Any, axis: int) -> list[Any]:
+    before = (slice(None),) * axis
+    return [v[(*before, i, ...)] if need else None for i, need in enumerate(needs)]
+
+
+def _push_stack(xp: Any, tangents: Any, arrays_shape: Any, axis: int) -> Any:
+    zero = _zero(xp, tangents)
+    return xp.stack([xp.broadcast_to(zero, arrays_shape[0]) if t is None else t for t in tangents], axis=axis)
+
+
+@general(pull=_pull_stack, push=_push_stack)
+def _stack(xp: Any, /, *arrays: Any, axis: int) -> Any:
+    """Arrays along a new axis. Its own rule: with a `reshape` for each it takes three times as long."""
+    return xp.stack(arrays, axis=axis)
 
 
 def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Tensor:
     """Join arrays of equal shape along a new axis."""
-    return _concat(*(expand_dims(array, axis=axis) for array in arrays), axis=axis)
+    tensors = [x if isinstance(x, Tensor) else Tensor(x) for x in arrays]
+    shapes = list(dict.fromkeys(x.shape for x in tensors))
+    if len(shapes) != 1:
+        raise ShapeError(f"stack joins arrays of one shape, and at least one of them; got shapes {shapes}")
+    return _stack(*tensors, axis=_place(axis, len(shapes[0]) + 1))
+
+
+def _pull_cut(
+    xp: Any, v: Any, needs: Any, x_shape: tuple[int, ...], axis: int, sizes: Any, dropped: bool
+) -> Any:
+    zero = _zero(xp, v)
+    shapes = [(*x_shape[:axis], size, *x_shape[axis + 1 :]) for size in sizes]
+    parts = [
+        xp.broadcast_to(zero, shape) if part is None else xp.reshape(part, shape)
+        for part, shape in zip(v, shapes, strict=True)
+    ]
+    return (xp.concat(parts, axis=axis),)
+
+
+def _push_cut(xp: Any, tangents: Any, axis: int, sizes: Any, dropped: bool) -> Any:
+    return _parts(tangents[0], axis, sizes, dropped)
+
+
+def _parts(x: Any, axis: int, sizes: tuple[int, ...], dropped: bool) -> tuple[Any, ...]:
+    before = (slice(None),) * axis
+    stops = list(accumulate(sizes))
+    if dropped:
+        return tuple(x[(*before, stop - 1, ...)] for stop in stops)
+    return tuple(x[(*before, slice(stop - size, stop), ...)] for stop, size in zip(stops, sizes, strict=True))
+
+
+@general(pull=_pull_cut, push=_push_cut, several_outputs=True)
+def _cut(xp: Any, x: Any, /, *, axis: int, sizes: tuple[int, ...], dropped: bool) -> Any:
+    """Views of x, `sizes` long on `axis`; the axis is dropped from parts of length 1 if `dropped`.
+
+    Its own rule: by indexing, each of n parts would make a gradient as large as x.
+    """
+    return _parts(x, axis, sizes, dropped)
 
 
 def split(x: Any, /, sections: int, *, axis: int = 0) -> tuple[Tensor, ...]:
@@ -138,8 +210,7 @@ def split(x: Any, /, sections: int, *, axis: int = 0) -> tuple[Tensor, ...]:
     length = x.shape[place]
     if sections < 1 or length % sections:
         raise ShapeError(f"cannot split an axis of length {length} into {sections} equal parts")
-    step, before = length // sections, (slice(None),) * place
-    return tuple(x[(*before, slice(start, start + step))] for start in range(0, length, step))
+    return tuple(_cut(x, axis=place, sizes=(length // sections,) * sections, dropped=False))
 
 
 @linear(x=lambda xp, v, x_dtype: v.astype(x_dtype))
@@ -147,9 +218,14 @@ def _astype(xp: Any, x: Any, /, *, dtype: Any) -> Any:
     return x.astype(dtype)
 
 
-def astype(x: Any, /, dtype: Any) -> Tensor:
-    """The same values in another dtype."""
-    return _astype(x, dtype=backend.numpy.dtype(dtype))
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor:
+    """The same values in another dtype, on another device if one is given. Without `copy`, x itself where it
+    has the dtype already.
+    """
+    x, dtype = x if isinstance(x, Tensor) else Tensor(x), backend.real_dtype(dtype)
+    if copy or x.dtype != dtype:
+        x = _astype(x, dtype=dtype)
+    return x if device is None else to_device(x, device)
 
 
 @linear(x=lambda xp, v, source: _moved(v, source))

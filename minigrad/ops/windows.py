@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from minigrad.backend_windows import Geometry, window_counts
+from minigrad.backend_windows import Cells, Geometry, window_counts
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.operation import linear
 from minigrad.ops.creation import full
@@ -13,7 +13,7 @@ from minigrad.ops.indexing import unindex
 from minigrad.ops.shape import concat
 from minigrad.tensor import Tensor
 
-__all__ = ["add_windows", "cut_windows"]
+__all__ = ["add_windows", "cut_windows", "spread_cells", "sum_cells"]
 
 Sizes = int | Sequence[int]
 
@@ -49,6 +49,28 @@ def add_windows(v: Any, geometry: Geometry, sizes: Sequence[int], /) -> Tensor:
     if v.shape[v.ndim - 2 * axes :] != expected:
         raise ShapeError(f"add_windows: {tuple(sizes)} has windows {expected}, and v has shape {v.shape}")
     return _add_windows(v, geometry=geometry, sizes=tuple(sizes))
+
+
+@linear(x=lambda xp, v, x_shape, axis, cells: xp.spread_cells(v, axis, cells, x_shape[axis]))
+def _sum_cells(xp: Any, x: Any, /, *, axis: int, cells: Cells) -> Any:
+    """Sums over pieces of an axis."""
+    return xp.sum_cells(x, axis, cells)
+
+
+@linear(v=lambda xp, v, axis, cells: xp.sum_cells(v, axis, cells))
+def _spread_cells(xp: Any, v: Any, /, *, axis: int, cells: Cells, length: int) -> Any:
+    """Each entry of an axis added to every place of its piece."""
+    return xp.spread_cells(v, axis, cells, length)
+
+
+def sum_cells(x: Any, axis: int, cells: Cells, /) -> Tensor:
+    """Sums over pieces (start, stop) of an axis, which may overlap: one entry for each piece."""
+    return _sum_cells(x, axis=axis, cells=cells)
+
+
+def spread_cells(v: Any, axis: int, cells: Cells, length: int, /) -> Tensor:
+    """Add entry i of an axis to every place of piece (start, stop) i of one that is `length` long."""
+    return _spread_cells(v, axis=axis, cells=cells, length=length)
 
 
 # ----- Arguments ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import scipy.special
 
 import minigrad as mg
 from minigrad.ops import attention, elementwise, indexing, linalg, nonlinear, shape
+from minigrad.ops import reductions as reductions_
 from minigrad.ops.linear import _linear
 from minigrad.rules import OPERATIONS
 
@@ -30,7 +31,10 @@ PRIVATE = {
     "attention": attention._attention,
     "self_attention": attention._self_attention,
     "linear": _linear,
+    "gelu": nonlinear._gelu,
     "gelu_tanh": nonlinear._gelu_tanh,
+    "log_softmax": reductions_._log_softmax,
+    "softmax": reductions_._softmax,
     "cross_entropy": nonlinear._cross_entropy,
 }
 
@@ -95,39 +99,6 @@ def beside(x: mg.Tensor, constant: Any) -> Any:
     return mg.tensor(constant).to(x.device) if isinstance(constant, np.ndarray) else constant
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float) -> np.ndarray:
-    scores = scale * q @ np.swapaxes(k, -1, -2)
-    if causal:
-        queries, keys = scores.shape[-2:]
-        scores = np.where(np.tri(queries, keys, keys - queries, dtype=bool), scores, -np.inf)
-    return softmax(scores) @ v
-
-
-def attend_packed(packed: np.ndarray, heads: int, causal: bool) -> np.ndarray:
-    batch, time, width = packed.shape
-    each = width // (3 * heads)
-    q, k, v = np.moveaxis(packed.reshape(batch, time, 3, heads, each), 2, 0).swapaxes(2, 3)
-    out = attend(q, k, v, causal, 1 / math.sqrt(each))
-    return out.swapaxes(1, 2).reshape(batch, time, heads * each)
-
-
-def normalise(x: np.ndarray, weight: Any = None, bias: Any = None) -> np.ndarray:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    out = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
-
-
-def likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    picked = np.log(softmax(logits))[np.arange(len(targets)), np.maximum(targets, 0)]
-    return np.where(targets == -100, 0.0, -picked)
-
-
 def added(values: np.ndarray, index: Any, into: tuple[int, ...]) -> np.ndarray:
     out = np.zeros(into)
     np.add.at(out, index, values)
@@ -155,27 +126,8 @@ def comparison(name: str) -> list[Example]:
     ]
 
 
-def attention_examples(causal: bool) -> list[Example]:
-    sizes: list[Any] = [
-        ((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2)),
-        ((1, 2, 2, 3), (1, 2, 4, 3), (1, 2, 4, 1)),
-        ((0, 2, 2, 3), (0, 2, 4, 3), (0, 2, 4, 3)),
-    ]
-    return [
-        one(
-            "attention",
-            lambda q, k, v: attend(q, k, v, causal, 0.7),
-            *(spread(*s) for s in three),
-            causal=causal,
-            scale=0.7,
-        )
-        for three in sizes
-    ]
-
-
 CONDITION = np.array([[True, False, True], [False, False, True]])
 ROWS = np.array([2, 0, 2, -1])
-TARGETS = np.array([1, 0, -100, 2])
 
 
 def indexing_examples() -> list[Example]:
@@ -243,6 +195,19 @@ EXAMPLES: dict[str, list[Example]] = {
         one("broadcast_to", lambda x: np.broadcast_to(x, (2, 2, 3)), spread(*s), shape=(2, 2, 3))
         for s in [(3,), (2, 1), (), (2, 2, 3)]
     ],
+    "stack": [
+        Example(
+            lambda x, y: mg.stack([x, y]), (spread(2, 3), 3 * spread(2, 3)), lambda x, y: np.stack([x, y])
+        ),
+        Example(
+            lambda x, y: mg.stack([x, y, x], axis=-1),
+            (spread(2, 3), 3 * spread(2, 3)),
+            lambda x, y: np.stack([x, y, x], -1),
+        ),
+        Example(lambda x: mg.stack([x, x], axis=-2), (spread(2),), lambda x: np.stack([x, x], -2)),
+        Example(lambda x: mg.stack([x]), (spread(),), lambda x: x[None]),
+        Example(lambda x: mg.stack([x, x], axis=1), (spread(0, 2),), lambda x: np.stack([x, x], 1)),
+    ],
     "concat": [
         one("concat", lambda *x: np.concatenate(x), spread(2, 3), spread(1, 3), spread(0, 3)),
         one("concat", lambda *x: np.concatenate(x, axis=-1), spread(2, 3), spread(2, 1) * 3, axis=-1),
@@ -270,11 +235,6 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "max": reductions("max", np.max),
     "min": reductions("min", np.min),
-    "attention": [*attention_examples(False), *attention_examples(True)],
-    "self_attention": [
-        one("self_attention", lambda x, c=c: attend_packed(x, 2, c), spread(2, 3, 12), heads=2, causal=c)
-        for c in (False, True)
-    ],
     "getitem": indexing_examples(),
     "unindex": [
         one(
@@ -298,6 +258,33 @@ EXAMPLES: dict[str, list[Example]] = {
         Example(lambda x, i=i: indexing._take_rows(x, beside(x, i)), (spread(*s),), lambda x, i=i: x[i])
         for i in (ROWS, ROWS.reshape(2, 2), np.array(1), np.zeros((0,), int))
         for s in [(3, 2), (3,), (3, 2, 2), (3, 0)]
+    ]
+    + [
+        Example(
+            lambda x, i=i: indexing._take_rows(x, beside(x, i), axis=1),
+            (spread(*s),),
+            lambda x, i=i: x[:, i],
+        )
+        for i in (ROWS, ROWS.reshape(2, 2), np.zeros((0,), int))
+        for s in [(2, 3), (2, 3, 2), (0, 3)]
+    ],
+    "weighted_rows": [
+        Example(
+            lambda x, w, i=i: mg.weighted_rows(x, beside(w, i), w),
+            (spread(3, n), 3 * spread(*i.shape)),
+            lambda x, w, i=i: np.einsum("nk,nkw->nw", w, x[i]),
+        )
+        for i in (np.array([[0, 2], [1, 1], [-1, 0], [2, 1]]), np.zeros((0, 2), int))
+        for n in (2, 0)
+    ],
+    "weighted_rows_back": [
+        Example(
+            lambda v, w, i=i: mg.weighted_rows_back(v, beside(v, i), w, rows=4),
+            (spread(len(i), n), 3 * spread(*i.shape)),
+            lambda v, w, i=i: added(w[..., None] * v[:, None, :], i, (4, v.shape[1])),
+        )
+        for i in (np.array([[0, 2], [1, 1], [-1, 0]]), np.zeros((0, 2), int))
+        for n in (2, 1)
     ],
     "scatter_add": [
         Example(
@@ -306,35 +293,6 @@ EXAMPLES: dict[str, list[Example]] = {
             lambda v, i=i: added(v, i, (3, v.shape[1])),
         )
         for i, s in [(ROWS, (4, 2)), (ROWS, (4, 0)), (np.zeros(0, int), (0, 2))]
-    ],
-    "linear": [
-        Example(_linear, (spread(*s), spread(4, 3), spread(4)), lambda x, w, b: x @ w.T + b)
-        for s in [(2, 3), (3,), (2, 2, 3), (0, 3)]
-    ]
-    + [Example(lambda x, w: _linear(x, w, None), (spread(2, 3), spread(4, 3)), lambda x, w: x @ w.T)],
-    "layer_norm": [
-        Example(mg.layer_norm, (spread(*s, 3), spread(3) + 1, spread(3)), normalise)
-        for s in [(2,), (), (2, 2), (0,)]
-    ]
-    + [
-        Example(lambda x: mg.layer_norm(x, None, None), (spread(2, 3),), normalise),
-        Example(lambda x, w: mg.layer_norm(x, w, None), (spread(2, 3), spread(3)), normalise),
-        Example(
-            lambda x, b: mg.layer_norm(x, None, b), (spread(2, 3), spread(3)), lambda x, b: normalise(x) + b
-        ),
-    ],
-    "gelu_tanh": unary(
-        nonlinear._gelu_tanh,
-        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    ),
-    "cross_entropy": [
-        Example(
-            lambda x, t=t: nonlinear._cross_entropy(x, t, ignore_index=-100),
-            (spread(len(t), 3),),
-            lambda x, t=t: likelihood(x, t),
-            INTEGER_INDEX,
-        )
-        for t in (TARGETS, TARGETS[:0])
     ],
 }
 
@@ -360,6 +318,7 @@ from tests.minigrad import (  # noqa: E402  (they are made of the helpers above)
     examples_activations,
     examples_decompositions,
     examples_functions,
+    examples_fused,
     examples_rearranging,
     examples_selecting,
     examples_windows,
@@ -369,6 +328,7 @@ for _topic in (
     examples_functions,
     examples_activations,
     examples_decompositions,
+    examples_fused,
     examples_rearranging,
     examples_selecting,
     examples_windows,

@@ -103,7 +103,27 @@ def truths(call: Any, expected: Any) -> list[Example]:
     ]
 
 
+def bits(name: str, count: int, theirs: str = "", dtypes: str = "int64 uint8 bool") -> list[Example]:
+    """Bitwise operations; the inputs are cast first, since leaves are floats."""
+    call, expected = getattr(mg, name), getattr(np, theirs or name)
+    inputs = (np.array([[5, 1, 0], [7, 2, 3]]), np.array([3, 0, 1]))[:count]
+    return [
+        Example(
+            lambda *x, d=d: call(*(a.astype(d) for a in x)),
+            inputs,
+            lambda *x, d=d: expected(*(a.astype(d) for a in x)),
+        )
+        for d in dtypes.split()
+    ]
+
+
 CONSTANTS: dict[str, list[Example]] = {
+    "bitwise_and": bits("bitwise_and", 2),
+    "bitwise_or": bits("bitwise_or", 2),
+    "bitwise_xor": bits("bitwise_xor", 2),
+    "bitwise_invert": bits("bitwise_invert", 1, "invert"),
+    "bitwise_left_shift": bits("bitwise_left_shift", 2, "left_shift", "int64 uint8"),
+    "bitwise_right_shift": bits("bitwise_right_shift", 2, "right_shift", "int64 uint8"),
     "floor": whole(mg.floor, np.floor),
     "ceil": whole(mg.ceil, np.ceil),
     "round": whole(mg.round, np.round),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import minigrad as mg
 from minigrad.ops import convolution, pooling
 from tests.minigrad.examples import Example, one, spread
 
@@ -74,6 +75,27 @@ def largest(x: np.ndarray, geometry: Any) -> np.ndarray:
     return cut(x, geometry).max(axis=tuple(range(x.ndim - axes, x.ndim)))
 
 
+def cell_sums(x: np.ndarray, axis: int, cells: Any) -> np.ndarray:
+    return np.stack([np.sum(np.take(x, range(a, b), axis), axis) for a, b in cells], axis)
+
+
+def cells_spread(v: np.ndarray, axis: int, cells: Any, length: int) -> np.ndarray:
+    belongs = np.array([[a <= i < b for i in range(length)] for a, b in cells], float)
+    return np.moveaxis(np.tensordot(v, belongs, axes=((axis,), (0,))), -1, axis)
+
+
+def largest_of_cells(x: np.ndarray, cells: Any) -> np.ndarray:
+    for axis, pieces in enumerate(cells, 2):
+        x = np.stack([np.max(np.take(x, range(a, b), axis), axis) for a, b in pieces], axis)
+    return x
+
+
+CELLS: Any = [
+    ((5, 2), 0, ((0, 2), (1, 4), (3, 5))),
+    ((2, 3, 2), 1, ((0, 3), (1, 2))),
+    ((0, 3), 1, ((0, 2), (1, 3))),
+    ((4,), 0, ((0, 1), (1, 2), (2, 3), (3, 4))),
+]
 ONE = ((2,), (1,), (1,))
 WIDE = ((3,), (2,), (2,))
 TWO = ((2, 3), (1, 2), (2, 1))
@@ -103,6 +125,34 @@ EXAMPLES: dict[str, list[Example]] = {
         convolution_example((2, 2, 5), (2, 1, 2), (1,), ((1, 1),), (2,), 2, bias=False),
         convolution_example((2, 2, 3), (3, 2, 1), (1,), ((0, 0),), (1,)),
         convolution_example((0, 2, 3), (3, 2, 2), (1,), ((0, 0),), (1,)),
+    ],
+    "sum_cells": [
+        Example(
+            lambda x, a=axis, c=cells: mg.sum_cells(x, a, c),
+            (spread(*shape),),
+            lambda x, a=axis, c=cells: cell_sums(x, a, c),
+        )
+        for shape, axis, cells in CELLS
+    ],
+    "spread_cells": [
+        Example(
+            lambda v, a=axis, c=cells, n=shape[axis]: mg.spread_cells(v, a, c, n),
+            (spread(*cell_sums(np.zeros(shape), axis, cells).shape),),
+            lambda v, a=axis, c=cells, n=shape[axis]: cells_spread(v, a, c, n),
+        )
+        for shape, axis, cells in CELLS
+    ],
+    "max_cells": [
+        Example(
+            lambda x, c=cells: pooling._max_cells(x, cells=c),
+            (spread(*shape),),
+            lambda x, c=cells: largest_of_cells(x, c),
+        )
+        for shape, cells in [
+            ((2, 1, 3, 4), (((0, 2), (1, 3)), ((0, 2), (1, 3), (2, 4)))),
+            ((1, 2, 5), (((0, 3), (2, 5)),)),
+            ((0, 2, 3), (((0, 2), (1, 3)),)),
+        ]
     ],
     "max_pool": [
         Example(

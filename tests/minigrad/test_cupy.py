@@ -6,10 +6,12 @@ library or device is named. Real GPUs: tests/gpu.
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,15 +27,73 @@ LACKING |= set(backend_cupy.INVERSES)
 
 
 class DeviceArray(np.ndarray):
-    """A NumPy array that passes for one on a device; like CuPy's, its reductions stay arrays."""
+    """A NumPy array that passes for one on a device; like CuPy's, its reductions stay arrays. To ask it for a
+    value would be to wait for the device.
+    """
 
     device: Any = types.SimpleNamespace(id=0)
+    waits = 0
+
+    def _wait(self, *_: Any) -> Any:
+        DeviceArray.waits += 1
+        return self.view(np.ndarray)[()].item()
+
+    def __getitem__(self, index: Any) -> Any:  # (NumPy reads 0-d indices, and numbers that it assigns)
+        before = DeviceArray.waits
+        found = super().__getitem__(index)
+        DeviceArray.waits = before
+        return found
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        before = DeviceArray.waits
+        super().__setitem__(index, value)
+        DeviceArray.waits = before
+
+    __bool__ = __float__ = __int__ = __index__ = item = _wait
+
+
+class ElementwiseKernel:
+    """CuPy's compiler, for the C that minigrad writes: its statements are run as NumPy's."""
+
+    def __init__(self, inputs: str, outputs: str, code: str, name: str) -> None:
+        self.inputs, self.outputs = ([p.split() for p in part.split(", ")] for part in (inputs, outputs))
+        code = re.sub(r"\b(long long|T) (?=\w+ =)", "", code)
+        code = re.sub(
+            r"for \((?:long long )?(\w+) = ([^;]+); \1 < ([^;]+); \+\+\1\) ",
+            r"for \1 in range(\2, \3): ",
+            code,
+        )
+        self.code, self.name = "\n".join(line.strip() for line in code.split(";")), name
+
+    def __call__(self, *arrays: Any) -> Any:
+        names = [p[-1] for p in self.inputs]
+        given = [a.view(np.ndarray) if isinstance(a, np.ndarray) else a for a in arrays[: len(names)]]
+        kinds = {
+            a.dtype for p, a in zip(self.inputs, given, strict=True) if p[-2] == "T" and hasattr(a, "dtype")
+        }
+        assert len(kinds) == 1, f"{self.name}: T stands for {kinds}"
+        (kind,) = kinds
+        known: dict[str, Any] = {"T": kind.type, "erf": scipy.special.erf, "exp": np.exp, "tanh": np.tanh}
+        if self.inputs[0][0] == "raw":
+            (out,) = arrays[len(names) :]
+            code = self.code.replace("/", "//")
+            flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in given]
+            for i in range(out.size):
+                place = {**known, **dict(zip(names, flat, strict=True)), "i": i}
+                exec(code, place)  # noqa: S102 - our own kernels
+                out.reshape(-1)[i] = place["out"]
+            return out
+        place = {**known, **dict(zip(names, given, strict=True))}
+        exec(self.code, place)  # noqa: S102
+        results = tuple(on_device(place[p[-1]].astype(kind)) for p in self.outputs)
+        return results if len(results) > 1 else results[0]
 
 
 class StandIn:
     """The module `cupy`, as far as it exists."""
 
     ndarray = DeviceArray
+    ElementwiseKernel = ElementwiseKernel
     cuda = types.SimpleNamespace(
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1), Device=lambda number: nullcontext()
     )
@@ -102,6 +162,86 @@ def test_operations_and_their_gradients_agree_with_the_host(name):
                     np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-10, atol=1e-12)
 
 
+def test_nothing_waits_for_the_device():
+    """No operation, and no gradient, asks for a value: only users do."""
+    before = DeviceArray.waits
+    for name in sorted(set(EXAMPLES) - {"to_device"}):
+        for example in EXAMPLES[name]:
+            leaves = [mg.tensor(x, device="gpu", requires_grad=True) for x in example.inputs]
+            before = DeviceArray.waits
+            out = example.call(*leaves)
+            if out.requires_grad:
+                out.backward(mg.ones(out.shape, dtype=out.dtype, device="gpu"))
+            assert DeviceArray.waits == before, name
+    assert mg.ones(1, device="gpu").item() == 1.0
+    assert DeviceArray.waits > before
+
+
+FUSED = {
+    "gelu": lambda x: mg.gelu(x),
+    "gelu, tanh": lambda x: mg.gelu(x, approximate="tanh"),
+    "layer_norm": lambda x: mg.layer_norm(x, None, None),
+    "layer_norm, scaled": lambda x: mg.layer_norm(x, x.detach()[0], x.detach()[1]),
+    "cross_entropy": lambda x: mg.cross_entropy(
+        x, mg.tensor([1, 0, -100], device=x.device), reduction="none"
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_kernels_are_their_compositions(name, dtype):
+    f, rng = FUSED[name], np.random.default_rng(0)
+    x = rng.normal(size=(3, 4)).astype(dtype)
+    results = []
+    for enabled in (True, False):
+        t = mg.tensor(x, device="gpu", requires_grad=True)
+        with mg.fused_operations(enabled):
+            y = f(t)
+        y.backward(mg.tensor(np.cos(np.arange(y.size)).reshape(y.shape).astype(dtype), device="gpu"))
+        assert t.grad is not None
+        assert (y.dtype, t.grad.dtype) == (dtype, dtype)
+        results.append((y.numpy(), t.grad.numpy()))
+    tolerance = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_by_kernels_are_right():
+    for name, f in FUSED.items():
+        x = np.random.default_rng(1).normal(size=(3, 4))
+        host, device = (mg.tensor(x, device=d, requires_grad=True) for d in ("cpu", "gpu"))
+        for t in (host, device):
+            f(t).sum().backward()
+        assert host.grad is not None
+        assert device.grad is not None
+        np.testing.assert_allclose(
+            device.grad.numpy(), host.grad.numpy(), rtol=1e-11, atol=1e-12, err_msg=name
+        )
+
+
+def test_a_deterministic_scatter_add(monkeypatch, namespace):
+    monkeypatch.setattr(backend_cupy, "ONE_HOT_UP_TO", 0)
+    values, indices = np.arange(12.0).reshape(6, 2), np.array([0, 2, 2, -1, 0, 2])
+    expected = np.zeros((5, 2))
+    np.add.at(expected, indices, values)
+    made = mock.Mock(wraps=namespace.kernels.sums)
+    monkeypatch.setattr(namespace.kernels, "sums", made)
+    mg.use_deterministic()
+    try:
+        found = namespace.scatter_add(on_device(values), on_device(indices), 5)
+        one = namespace.add_at(on_device(values[:, :1]), on_device(indices % 5), 5)
+        nothing = namespace.scatter_add(on_device(values[:0]), on_device(indices[:0]), 5)
+    finally:
+        mg.use_deterministic(False)
+    assert made.call_count == 3
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    np.testing.assert_array_equal(np.asarray(one), expected[:, :1])
+    np.testing.assert_array_equal(np.asarray(nothing), np.zeros((5, 2)))
+    namespace.scatter_add(on_device(values), on_device(indices), 5)
+    assert made.call_count == 3
+
+
 def test_scatter_add_beyond_the_one_hot_product(monkeypatch, namespace):
     values, indices = np.arange(12.0).reshape(6, 2), np.array([0, 2, 2, -1, 0, 2])
     small = namespace.scatter_add(on_device(values), on_device(indices), 4)
@@ -111,6 +251,16 @@ def test_scatter_add_beyond_the_one_hot_product(monkeypatch, namespace):
     np.add.at(expected, indices, values)
     np.testing.assert_array_equal(np.asarray(small), expected)
     np.testing.assert_array_equal(np.asarray(large), expected)
+
+
+def test_one_of_several_devices_is_chosen(namespace):
+    with mock.patch.object(StandIn.cuda, "Device") as device:
+        namespace.use("gpu:0")
+    device.assert_called_once_with(0)
+    device.return_value.use.assert_called_once_with()
+    moved = namespace.from_host(np.ones(2), device="gpu:0")
+    assert isinstance(moved, DeviceArray)
+    assert namespace.asarray(np.ones(2), copy=True).tolist() == [1.0, 1.0]
 
 
 def test_a_gpu_that_is_not_there_is_named():

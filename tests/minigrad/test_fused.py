@@ -13,7 +13,8 @@ from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import Fused
 from minigrad.ops import attention, nonlinear
 from minigrad.testing import arrays, check_gradients, shapes
-from tests.minigrad.examples import DECLARED, TARGETS, attend, spread
+from tests.minigrad.examples import DECLARED, spread
+from tests.minigrad.examples_fused import TARGETS, attend
 
 
 def both(f, *inputs: np.ndarray | None, needs=None, dtype="float64"):
@@ -50,8 +51,8 @@ def masks(count: int):
 
 def test_every_fused_operation_is_tested_here() -> None:
     fused = {name for name, operation in DECLARED.items() if isinstance(operation, Fused)}
-    elsewhere = {"convolution", "max_pool"}  # in test_windows.py
-    here = {"attention", "self_attention", "linear", "layer_norm", "gelu_tanh", "cross_entropy"}
+    elsewhere = {"convolution", "max_cells", "max_pool"}  # in test_windows.py
+    here = {"attention", "self_attention", "linear", "layer_norm", "gelu", "gelu_tanh", "cross_entropy"}
     assert fused == here | elsewhere
 
 
@@ -70,7 +71,9 @@ def test_layer_norm(lead, width, needs, has_weight, has_bias, data) -> None:
 
 @given(shapes(), st.data())
 def test_gelu(shape, data) -> None:
-    same(lambda x: mg.gelu(x, approximate="tanh"), data.draw(arrays(shape)))
+    x = data.draw(arrays(shape))
+    for approximate in ("tanh", "none"):
+        same(lambda x, a=approximate: mg.gelu(x, approximate=a), x)
 
 
 @given(shapes(dimensions=2), st.integers(1, 5), st.sampled_from(["none", "sum"]), st.data())

@@ -94,6 +94,72 @@ def test_an_optimizer_step_between_two_forward_passes_is_legal() -> None:
     del stale
 
 
+def with_buffer(values: list[float]) -> mg.Tensor:
+    w = leaf(values)
+    w.grad_buffer = np.zeros(len(values))
+    return w
+
+
+def test_a_gradient_in_a_graph_is_not_overwritten_by_another_walk_unnoticed() -> None:
+    w, x = with_buffer([1.0, 2.0]), leaf([3.0, 4.0])
+    (w * w).sum().backward()
+    assert w.grad is not None
+    penalty = (mg.reshape(w.grad, (2, 1)) * mg.reshape(x, (2, 1))).sum()  # a view of the buffer is saved
+    penalty.backward(retain_graph=True)
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), [2.0, 4.0])
+    (w * 3.0).sum().backward()  # adds to the buffer
+    with pytest.raises(GraphError, match=r"multiply \(node \d+\) saved.*changed in place"):
+        penalty.backward(retain_graph=True)
+    x.zero_grad()
+    (w.grad * x).sum().backward()  # the new values in a new graph
+    np.testing.assert_array_equal(x.grad.numpy(), [5.0, 7.0])
+    late = (w.grad * x).sum()
+    w.grad = mg.tensor([0.0, 0.0])
+    with pytest.raises(GraphError, match="changed in place"):
+        late.backward()
+
+
+def test_a_gradient_overwritten_by_the_walk_that_needs_it_is_noticed() -> None:
+    def losses(older: bool) -> tuple[mg.Tensor, mg.Tensor, mg.Tensor]:
+        w, x = with_buffer([1.0, 2.0]), leaf([3.0, 4.0])
+        (w * w).sum().backward()
+        parts = [lambda: (w.grad * x).sum(), lambda: (w * 5.0).sum()]
+        first, second = [part() for part in (parts if older else parts[::-1])]
+        return first + second, w, x
+
+    loss, w, x = losses(older=False)  # the gradient is used before it is written to
+    loss.backward()
+    assert w.grad is not None
+    assert x.grad is not None
+    np.testing.assert_array_equal(w.grad.numpy(), [7.0, 9.0])
+    np.testing.assert_array_equal(x.grad.numpy(), [2.0, 4.0])
+    with pytest.raises(GraphError, match="changed in place"):
+        losses(older=True)[0].backward()
+
+
+def test_a_buffer_lent_to_a_fast_path_is_watched_too() -> None:
+    w, x = leaf(np.ones((2, 3))), leaf(np.ones((2, 3)))
+    w.grad_buffer = np.zeros((2, 3))
+    mg.linear(np.ones((4, 3)), w).sum().backward()
+    assert w.grad is not None
+    gradient = w.grad
+    w.zero_grad()
+    oldest = (w * 2.0).sum()  # the gradient is final here, after the others
+    stale = (gradient * x).sum()
+    newest = mg.linear(np.ones((4, 3)), w).sum()  # writes straight into the buffer
+    with pytest.raises(GraphError, match="changed in place"):
+        (oldest + stale + newest).backward()
+
+
+def test_gradients_nobody_looked_at_are_not_noted() -> None:
+    w = with_buffer([1.0, 2.0])
+    before = mutation.latest
+    for _ in range(3):
+        (w * w).sum().backward()
+    assert mutation.latest == before
+
+
 def test_byte_ranges() -> None:
     x = np.zeros((4, 6), "float32")
     start = x.__array_interface__["data"][0]

@@ -13,7 +13,7 @@ everything = pytest.mark.parametrize(("name", "example"), ALL, ids=ids(ALL))
 
 def test_every_operation_has_an_example() -> None:
     # `pick` hands one of several outputs on; test_transforms.py has operations with several outputs.
-    assert EXAMPLES.keys() | CONSTANTS.keys() | {"pick", "checkpoint"} == DECLARED.keys()
+    assert EXAMPLES.keys() | CONSTANTS.keys() | {"pick", "checkpoint", "checkpoint_step"} == DECLARED.keys()
     for name, operation in DECLARED.items():
         has_derivative = operation.rules is None or any(operation.rules) or name == "pick"
         assert has_derivative == (name not in CONSTANTS), name
@@ -126,3 +126,50 @@ def test_nothing_depends_on_numpy(name: str, example: Example) -> None:
         tangent = mg.jvp(example.call, points, points)[1]
         plain = tuple(map(mg.tensor, example.inputs))
         np.testing.assert_allclose(tangent.numpy(), mg.jvp(example.call, plain, plain)[1].numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "example"), ALL_CONSTANTS, ids=ids(ALL_CONSTANTS))
+def test_constants_do_not_depend_on_numpy(name: str, example: Example) -> None:
+    if example.not_strict:
+        pytest.skip(example.not_strict)
+    expected = example.call(*map(mg.tensor, example.inputs))
+    with registered() as strict:
+        result = example.call(*(mg.tensor(strict.from_host(x)) for x in example.inputs))
+        assert result.device == "strict"
+        assert result.dtype == expected.dtype
+        np.testing.assert_array_equal(result.numpy(), expected.numpy())
+
+
+@everything
+def test_one_input_at_a_time(name: str, example: Example) -> None:
+    """A rule may be asked for one input only, with constants beside it: by both walks it says the same."""
+    points = tuple(map(mg.tensor, example.inputs))
+    _, whole = gradients(example, example.leaves())
+    for place, point in enumerate(points):
+        t = mg.tensor(np.cos(np.arange(point.size)).reshape(point.shape))
+        still = tuple(t if k == place else mg.zeros_like(x) for k, x in enumerate(points))
+        expected = mg.jvp(example.call, points, still)[1].numpy()
+
+        def alone(x: mg.Tensor, place: int = place) -> mg.Tensor:
+            return example.call(*(x if k == place else y for k, y in enumerate(points)))
+
+        np.testing.assert_allclose(mg.jvp(alone, point, t)[1].numpy(), expected, rtol=1e-12, atol=1e-13)
+        leaf = mg.tensor(example.inputs[place], requires_grad=True)
+        result = alone(leaf)
+        result.backward(np.cos(np.arange(result.size)).reshape(result.shape))
+        assert leaf.grad is not None
+        np.testing.assert_allclose(leaf.grad.numpy(), whole[place], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("join", [mg.concat, mg.stack])
+def test_zeros_of_forward_derivatives_are_made_where_the_data_is(join) -> None:
+    """Where one part of a join moves and another stands still, recorded, on the arrays of another library."""
+    with registered() as strict:
+        x, still = (mg.tensor(strict.from_host(np.arange(1.0, 4.0))) for _ in range(2))
+
+        def moved(x: mg.Tensor) -> mg.Tensor:
+            return mg.sum(mg.jvp(lambda z: join([still, z * z * z]), x, still)[1])
+
+        found = mg.grad(moved)(x)
+        assert found.device == "strict"
+        np.testing.assert_allclose(found.numpy(), 6 * np.arange(1.0, 4.0) ** 2)

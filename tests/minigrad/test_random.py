@@ -93,13 +93,35 @@ def test_scopes_nest_and_belong_to_a_thread() -> None:
         inside = uniform(HOST, (1, 3), "x")
         with scope(seed=1, step=3, samples=[0]):
             assert not np.any(uniform(HOST, (1, 3), "x") == inside)
-        np.testing.assert_array_equal(uniform(HOST, (1, 3), "x"), inside)
+        moment = random.snapshot()
+        second = uniform(HOST, (1, 3), "x")
+        with random.restored(moment):
+            np.testing.assert_array_equal(uniform(HOST, (1, 3), "x"), second)
         seen = []
         thread = threading.Thread(target=lambda: seen.append(random._state.step))
         thread.start()
         thread.join()
         assert seen == [None]
     assert random._state.step is None
+
+
+def test_a_stream_drawn_from_again_in_one_scope_gives_new_numbers_and_its_replay_the_same() -> None:
+    def drawn() -> list[np.ndarray]:
+        with scope(seed=1, step=2, samples=[4, 7]):
+            return [uniform(HOST, (2, 3), stream) for stream in "xxyx"]
+
+    first = drawn()
+    assert all(not np.any(a == b) for i, a in enumerate(first) for b in first[:i])
+    np.testing.assert_array_equal(first, drawn())
+    with scope(seed=1, step=2, samples=[7]):
+        for whole in first[0], first[1]:  # each call is split over ranks alike
+            np.testing.assert_array_equal(uniform(HOST, (1, 3), "x"), whole[1:])
+        moment = random.snapshot()
+        after = uniform(HOST, (1, 3), "x")
+        with random.restored(moment):
+            assert random.replaying()
+            np.testing.assert_array_equal(uniform(HOST, (1, 3), "x"), after)
+        assert not random.replaying()
 
 
 def test_generators_are_keyed() -> None:

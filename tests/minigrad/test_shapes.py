@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 
 import minigrad as mg
-from minigrad import nn
+from minigrad import backend, nn
 from minigrad.backend_shapes import ShapeArray, indexed_shape
 from minigrad.errors import DTypeError, ShapeError
-from tests.minigrad.examples import EXAMPLES
+from tests.minigrad.examples import CONSTANTS, EXAMPLES
 
 
 def shape_only(x: mg.Tensor) -> mg.Tensor:
@@ -47,6 +47,66 @@ def test_every_operation_has_numpys_shapes_forwards_and_backwards(name):
                 for x, twin in zip(leaves, twins, strict=True):
                     assert (x.grad is None) == (twin.grad is None)
                     assert twin.grad is None or (twin.grad.shape, twin.grad.dtype) == (x.shape, x.dtype)
+
+
+DEPEND_ON_VALUES = {"nonzero"}
+"""Operations whose result has a shape that depends on values; beside them, indexing by a mask."""
+
+
+@pytest.mark.parametrize("name", sorted(CONSTANTS))
+def test_what_has_no_derivative_has_numpys_shapes_too(name):
+    for example in CONSTANTS[name]:
+        twins = [mg.zeros(x.shape, dtype=x.dtype, device="shapes") for x in example.inputs]
+        if name in DEPEND_ON_VALUES:
+            with pytest.raises(DTypeError, match=f"^{name} .*may depend on values"):
+                example.call(*twins)
+            continue
+        out, imagined = example.call(*map(mg.tensor, example.inputs)), example.call(*twins)
+        assert (imagined.shape, imagined.dtype) == (out.shape, out.dtype)
+
+
+def test_shapes_that_depend_on_values_are_refused_by_name():
+    x = mg.ones((2, 3), device="shapes").requires_grad_()
+    counts = mg.ones((3,), dtype="int64", device="shapes")
+    for ask, message in [
+        (lambda: mg.nonzero(x), "^nonzero .*may depend on values"),
+        (lambda: mg.repeat(x, counts, axis=1), "^repeat .*may depend on values"),
+        (lambda: x[x > 0], "boolean mask as index gives a shape that depends on values"),
+        (lambda: mg.getitem(x, x > 0), "boolean mask as index"),
+        (lambda: x.at[x > 0].set(x[0]), "boolean mask as index"),
+        (lambda: x.at[x > 0].add(1.0), "boolean mask as index"),
+        (lambda: [0, 1][counts.sum()], "no values"),
+        (lambda: mg.arange(int(counts.sum())), "no values"),
+        (lambda: int(counts[0]), "no values"),
+        (lambda: x.tolist(), "no values"),
+        (lambda: np.asarray(x.detach()), "no values"),
+    ]:
+        with pytest.raises(DTypeError, match=message):
+            ask()
+
+
+def test_shapes_that_do_not_fit_are_refused_as_numpy_refuses_them():
+    x, xp = mg.ones((2, 3), device="shapes"), backend.of_device("shapes")
+    raw = x.data
+    for wrong, message in [
+        (lambda: x.reshape(4), r"cannot reshape \(2, 3\) into \(4,\): 6 elements"),
+        (lambda: x.reshape(4, -1), r"cannot reshape \(2, 3\) into \(4, -1\)"),
+        (lambda: x[0, 0, 0], r"3 indices are too many for shape \(2, 3\)"),
+        (lambda: mg.broadcast_to(x, (3,)), r"cannot broadcast \(2, 3\) to \(3,\)"),
+        (lambda: xp.matmul(raw, raw), r"matmul: \(2, 3\) @ \(2, 3\) do not fit"),
+        (lambda: xp.add(raw, raw, out=xp.empty((3, 3))), r"result has shape \(2, 3\), and out has \(3, 3\)"),
+        (lambda: raw.__setitem__(0, xp.empty((2, 3))), r"cannot write shape \(2, 3\) into \(3,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    assert repr(raw) == "ShapeArray((2, 3), float32)"
+    assert raw.view().base is raw
+    assert raw.sum(axis=0).shape == (3,)
+
+
+def test_a_cost_reads_as_a_sentence_and_takes_what_is_no_array():
+    counted = mg.cost(lambda x, n: x * n, np.ones((10, 10)), 3.0)
+    assert str(counted) == "100 FLOPs, 1,608 bytes moved, at most 800 bytes alive"
 
 
 @st.composite

@@ -9,6 +9,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.errors import DTypeError, ShapeError, UsageError
@@ -190,6 +192,23 @@ def test_adaptive_pooling(size: Any) -> None:
         check_gradients(lambda t, f=f: f(t, size), x)
     line = mg.adaptive_avg_pool1d(mg.tensor(x[0]), 4).numpy()
     np.testing.assert_allclose(line[..., 1], x[0][..., 1:3].mean(-1), rtol=1e-13)
+
+
+@given(st.integers(0, 2), st.integers(1, 7), st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
+def test_adaptive_pooling_is_its_composition(
+    batch: int, height: int, width: int, rows: int, columns: int
+) -> None:
+    x = np.random.default_rng(0).integers(0, 3, (batch, 2, height, width)) * 1.0  # with ties
+    results = []
+    for enabled in (True, False):
+        t = mg.tensor(x, requires_grad=True)
+        with mg.fused_operations(enabled):
+            y = mg.adaptive_max_pool2d(t, (rows, columns))
+            y.backward(np.cos(np.arange(y.size)).reshape(y.shape))
+        assert t.grad is not None
+        results.append((y.numpy(), t.grad.numpy()))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
 
 
 # ----- Resampling ---------------------------------------------------------------------------------

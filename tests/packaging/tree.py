@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[2]
-LINKS = ("minigrad/nn", "minigrad/dist")
+LINKS = ("minigrad/nn", "minigrad/dist", "minigrad/lessons")
 NOT_OURS = {"__pycache__", "build", "runs"}
 
 
