@@ -1,0 +1,294 @@
+"""Pipeline: a model in stages on several ranks, trained in microbatches by any schedule.
+
+    pipeline = dist.Pipeline(nn.Sequential(...), balance=[2, 2], chunks=8, schedule="1f1b", loss=loss)
+    optimizer = nn.optim.AdamW(pipeline.parameters(), lr=1e-3)
+    for inputs, targets in batches:
+        loss = pipeline.step(inputs, targets)
+        optimizer.step()
+        optimizer.zero_grad()
+
+Huang et al. 2019, GPipe; Kim et al. 2020, torchgpipe, whose `balance` and `chunks` these are.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from minigrad import random
+from minigrad.dist.checkpoint_piece import Piece
+from minigrad.dist.executor import Executor
+from minigrad.dist.memory import Meter
+from minigrad.dist.pipeline_batches import Batches
+from minigrad.dist.pipeline_schedule import find_schedule
+from minigrad.dist.pipeline_shared import Shared, across
+from minigrad.dist.pipeline_stages import Stage, build, cut, find_boundaries, refuse_other_tokens
+from minigrad.dist.pipeline_statistics import Statistics
+from minigrad.dist.schedule import Kind, Schedule
+from minigrad.dist.schedule_check import check
+from minigrad.dist.schedule_passes import forward_only
+from minigrad.dist.spawn import world as this_world
+from minigrad.dist.timing import Span, Timeline
+from minigrad.dist.verbs import Array
+from minigrad.dist.weight_versions import Updates
+from minigrad.dist.world import World
+from minigrad.errors import CommunicationError, UsageError
+from minigrad.nn.module import Parameter
+from minigrad.nn.optim import Optimizer
+from minigrad.nn.utils import clip_coefficient
+from minigrad.tensor import Tensor
+
+
+class Pipeline:
+    """Spreads the layers of a model over the ranks of `world` and trains them by a schedule.
+
+    layers      an nn.Sequential, or a list or mapping of Modules; of these, also functions that make them, so
+                that a rank makes only its own. A layer takes what the one before returned: tensor or tuple
+    balance     layers per stage; more stages than ranks are dealt out in turn (stage s on rank s mod ranks).
+                By default one stage per rank, about equal in number of layers
+    chunks      microbatches per batch
+    schedule    a name of the catalogue, or a Schedule
+    loss        loss(output, target): the mean over the samples of a microbatch, one number. Microbatches are
+                weighted by their samples, so uneven ones count right. For a sum instead, see `step`
+    recompute   keep only what arrives at each stage, and compute the rest again in the backward
+    shared      groups of names of parameters that are one, where layers are made by functions; parameters
+                that Modules of `layers` share are found
+    slices      lengths of token slices, cut from axis 1 of inputs and targets (TeraPipe)
+    optimizer   function from parameters to an Optimizer, for schedules that update while they run
+    versions    which weights such a schedule uses: "stashing", "vertical-sync" or "2bw"
+    batches     how many batches such a schedule runs in one step (2bw)
+    clock       seconds, for the timeline (default: the world's own, or the machine's)
+    meter       books the parameters, and what stages keep for their backward as activations
+
+    All ranks call everything together, with the same inputs and targets; only the first and the last stage
+    look at the values. Raises UsageError before any message for what cannot run.
+
+    module, stages   this rank's layers as one Module, and by stage
+    executor         what runs them; set `executor.quiet = parallel.no_sync` where `module` is copied over a
+                     data-parallel axis
+    """
+
+    def __init__(
+        self,
+        layers: Any,
+        *,
+        balance: Sequence[int] | None = None,
+        chunks: int = 1,
+        schedule: str | Schedule = "1f1b",
+        loss: Callable[..., Tensor] | None = None,
+        world: World | None = None,
+        recompute: bool = False,
+        shared: Iterable[Sequence[str]] = (),
+        slices: Sequence[int] = (),
+        optimizer: Callable[[Iterable[Parameter]], Optimizer] | None = None,
+        versions: str = "stashing",
+        batches: int = 1,
+        clock: Callable[[], float] | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        self.world = this_world() if world is None else world
+        stages = self.world.size if balance is None else len(balance)
+        self.schedule = find_schedule(schedule, self.world.size, chunks, stages, slices, batches)
+        complete = check(self.schedule)
+        self.cut, named = cut(layers, balance, self.schedule.stages)
+        tied = Shared.find(self.cut, named, shared)
+        mine = complete.stages_of(self.world.rank)
+        self.stages = {stage: build(self.cut, named, stage) for stage in mine}
+        self.module = Stage.joined(list(self.stages.values()))
+        if slices:
+            for name, layer in self.module.named_children():
+                refuse_other_tokens(name, layer)
+        starts = [sum(slices[:part]) for part in range(len(slices))] if slices else None
+        find = partial(find_boundaries, self.world, self.stages, complete.rank_of, starts=starts)
+        self._batches = Batches(self.schedule, slices, loss, find)
+        self._steps = 0
+        self._last_rank = complete.rank_of[-1]
+        self._updates = Updates.find(
+            self.schedule, self.stages, optimizer, versions, tied=bool(across(self.cut, tied))
+        )
+        self._statistics = {stage: Statistics(module) for stage, module in self.stages.items()}
+        if self.world.size > 1:
+            self._check_alike(slices)
+        self._shared = Shared(self.world, tied, self.stages, self.cut, complete.rank_of)
+        self.executor = Executor(
+            self.world,
+            complete,
+            self.stages,
+            recompute=recompute,
+            weights=self._weights,
+            handlers={Kind.UPDATE: self._updates.update} if self._updates else {},
+            clock=clock,
+            meter=meter,
+        )
+        if meter is not None:
+            for parameter in self.parameters():
+                meter.track("parameters", parameter.data)
+        self._forward: Executor | None = None
+
+    # ----- What is inside -----
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """This rank's parameters, each once, under the names of the whole model."""
+        return self.module.named_parameters()
+
+    def parameters(self) -> Iterator[Parameter]:
+        return self.module.parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """This rank's parameters and buffers under the names of the whole model."""
+        return self.module.state_dict()
+
+    def name_in_model(self, name: str) -> str:
+        """What a parameter or buffer of this rank is called in the whole model, however that is cut: of the
+        names of one that stages share, the first.
+        """
+        return self._shared.first_name.get(name, name)
+
+    def pieces(self) -> list[Piece]:
+        """This rank's parameters and buffers for `checkpoint.save` and `load`, on any number of stages."""
+        tensors = [*self.named_parameters(), *self.module.named_buffers()]
+        for _, x in tensors:
+            if not x.data.flags.c_contiguous:  # a flat view of it would be a copy
+                x.data = x.data.copy()
+        return [
+            Piece(self.name_in_model(name), tuple(x.shape), 0, x.size, x.data.reshape(-1))
+            for name, x in tensors
+            if getattr(x, "persistent", True)
+        ]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take this rank's part out of the state of the whole model."""
+        self.module.load_state_dict({name: state[name] for name in self.state_dict() if name in state})
+
+    def train(self, mode: bool = True) -> "Pipeline":
+        """Switch all layers to training (or, with False, evaluation) behaviour. Returns itself."""
+        for stage in (self.module, *self.stages.values()):
+            stage.train(mode)
+        return self
+
+    def eval(self) -> "Pipeline":
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self.module.zero_grad()
+
+    def owned(self, parameter: Parameter) -> bool:
+        """Whether this rank counts a parameter; one that is shared is counted by the first that has it."""
+        return self._shared.owned(parameter)
+
+    def clip_grad_norm_(self, max_norm: float) -> Array:
+        """Scale all gradients, of all ranks, so that their joint 2-norm is at most `max_norm`.
+
+        Returns the norm before (a 0-d array, the same on all ranks); one that is not finite leaves them as
+        they are. A parameter on several ranks counts once.
+        """
+        xp = self.module.computes_with
+        total = xp.zeros(1, dtype="float64")
+        gradients = []
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                gradients.append(parameter.grad.data)
+                if self.owned(parameter):
+                    wide = gradients[-1].reshape(-1).astype("float64")
+                    total += xp.vecdot(wide, wide)
+        self.world.all_reduce(total, purpose="control")
+        norm = xp.sqrt(total.reshape(()))
+        coefficient = clip_coefficient(norm, max_norm)
+        for gradient in gradients:
+            gradient *= coefficient.astype(gradient.dtype)
+        return norm
+
+    # ----- A step -----
+
+    def step(
+        self, inputs: Any, targets: Any = None, *, scale: Any = 1.0, count: float | None = None
+    ) -> Array:
+        """Run the schedule once over a batch and return its loss, a 0-d array, on every rank.
+
+        inputs    a tensor or array, or a tuple of several; the first axis counts samples
+        targets   what the loss gets beside the output: any nest of such arrays, or None
+        scale     multiplies all gradients (this copy's share of the batch, a loss scale); not the loss
+        count     for a loss that is a sum, not a mean: by what to divide it, such as the number of tokens in
+                  the batch that count (microbatches may have different shares of them)
+
+        Gradients are added to those that are there, those of shared parameters summed over the ranks that
+        have them. A schedule that updates while it runs leaves none; its loss is the mean over its batches.
+        """
+        if self._batches.loss is None:
+            raise UsageError(
+                "the pipeline has no loss to learn from; give loss=, a function (output, target)"
+            )
+        if count is not None and not count > 0:
+            raise UsageError(f"the loss is to be divided by {count}; give a number above 0")
+        parts, sizes = self._batches.cut(inputs, targets, learn=True, count=count)
+        if self._updates:
+            self._updates.begin()
+        with self._scope(sum(sizes)), self._shared.apart():
+            results = self.executor.run(parts, scale=scale)
+        self._steps += 1
+        if not self._updates:
+            for statistics in self._statistics.values():
+                statistics.finish(self._batches.shares(sizes))
+            self._shared.deliver()
+        total = self.module.computes_with.zeros(1, dtype="float64")
+        for loss in results.values():
+            total += loss.astype("float64") / self._batches.updates
+        self.world.broadcast(total, root=self._last_rank, purpose="control")
+        return total.reshape(())
+
+    def predict(self, inputs: Any) -> Any:
+        """What the last stage returns for a whole batch, on its rank; None elsewhere. Nothing is learned."""
+        if self._forward is None:
+            complete = check(forward_only(self.schedule), forward_only=True)
+            self._forward = Executor(self.world, complete, self.stages)
+        parts, sizes = self._batches.cut(inputs, None, learn=False)
+        with self._scope(sum(sizes)):
+            results = self._forward.run(parts, learn=False)
+        if not results:
+            return None
+        return self._batches.join(results)
+
+    def timeline(self) -> Timeline:
+        """What every rank did when in the latest step, on every rank; clocks of one host agree."""
+        own = np.array([[span.start, span.stop] for span in self.executor.spans]).reshape(-1, 2)
+        rows = [self.executor.recorded(rank) for rank in range(self.world.size)]
+        every = np.empty((sum(map(len, rows)), 2))
+        self.world.all_gather(own, every, counts=[2 * len(row) for row in rows], purpose="control")
+        ranked = [(rank, action) for rank, row in enumerate(rows) for action in row]
+        return Timeline(
+            self.schedule,
+            tuple(
+                Span(rank, action, float(start), float(stop))
+                for (rank, action), (start, stop) in zip(ranked, every, strict=True)
+            ),
+        )
+
+    def _check_alike(self, slices: Sequence[int]) -> None:
+        """Compare, in 8 bytes each, what all ranks must have been given alike."""
+        given = (str(self.schedule), self.cut, list(slices), bool(self._updates))
+        digest = np.frombuffer(hashlib.sha256(repr(given).encode()).digest()[:8], dtype=np.int64)
+        digests = np.empty(self.world.size, dtype=np.int64)
+        self.world.all_gather(digest, digests, purpose="control")
+        for rank, other in enumerate(digests):
+            if other != digests[0]:
+                raise CommunicationError(
+                    f"{self.world.name}: rank {rank} of this pipeline was given another schedule, other "
+                    "layers, another balance or other slices than rank 0; build the same on all ranks"
+                )
+
+    def _weights(self, stage: int, microbatch: int) -> AbstractContextManager[None]:
+        """What a stage is run with: the weights meant for the microbatch, and statistics of their own."""
+        if self._updates:
+            return self._updates.versions[stage].used_by(microbatch)
+        return self._statistics[stage].of(microbatch)
+
+    def _scope(self, count: int) -> AbstractContextManager[None]:
+        """Random numbers by step and sample, unless the caller has said more already."""
+        seed, _, step, *_ = random.snapshot()
+        if step is not None:
+            return nullcontext()
+        return random.scope(seed=seed, step=self._steps, samples=range(count))

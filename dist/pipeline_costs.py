@@ -1,0 +1,83 @@
+"""What layers and stages cost: counted without computing, measured, or read off a real run.
+
+Three ways to the numbers that `balance` and `simulate` want.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from minigrad import backend
+from minigrad.dist.pipeline_stages import Stage, tupled
+from minigrad.dist.schedule import COMPUTE, Kind
+from minigrad.dist.timing import Timeline
+from minigrad.errors import UsageError
+from minigrad.graph import no_grad
+from minigrad.meter import metered
+from minigrad.nn.module import Module
+from minigrad.tensor import Tensor
+
+
+def layer_flops(layers: Iterable[Module], *inputs: Any) -> list[int]:
+    """The FLOPs of each layer's forward on such inputs, counted on arrays without values.
+
+    >>> from minigrad import nn
+    >>> import minigrad as mg
+    >>> layer_flops(nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 2, bias=False)), mg.ones((3, 4)))
+    [192, 96]
+    """
+    xp = backend.of_device("shapes")
+    values = tuple(Tensor.of(xp.empty(x.shape, dtype=x.dtype)) for x in map(_tensor, inputs))
+    counts = []
+    for layer in layers:
+        with Stage(0, {"layer": layer}).without_values(), no_grad(), metered() as meter:
+            values = tupled(layer(*values))
+        counts.append(meter.flops)
+    return counts
+
+
+def layer_seconds(
+    layers: Iterable[Module],
+    *inputs: Any,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """The seconds of each layer's forward and backward on such inputs, the median of `repeats`.
+
+    Gradients of the layers are forgotten afterwards.
+    """
+    if repeats < 1:
+        raise UsageError(f"layers were to be timed {repeats} times; give at least 1")
+    values = tuple(x.detach() for x in map(_tensor, inputs))
+    seconds = []
+    for layer in layers:
+        runs = []
+        outputs: tuple[Tensor, ...] = ()
+        for _ in range(repeats):
+            given = [x.detach().requires_grad_(x.dtype.kind == "f") for x in values]
+            start = clock()
+            outputs = tupled(layer(*given))
+            for x in outputs:
+                if x.node is not None and not x.is_leaf:
+                    x.backward(backend.namespace(x.data).ones_like(x.data), retain_graph=True)
+            runs.append(clock() - start)
+        layer.zero_grad()
+        seconds.append(median(runs))
+        values = tuple(x.detach() for x in outputs)
+    return seconds
+
+
+def profile(timelines: Sequence[Timeline]) -> dict[tuple[int, Kind], float]:
+    """Median seconds of each kind of computation on each stage, from real runs: what `measured` takes."""
+    found: dict[tuple[int, Kind], list[float]] = {}
+    for timeline in timelines:
+        for span in timeline.spans:
+            if span.action.kind in COMPUTE or span.action.kind is Kind.UPDATE:
+                place = (span.action.stage, span.action.kind)
+                found.setdefault(place, []).append(float(span.stop - span.start))
+    return {place: median(seconds) for place, seconds in found.items()}
+
+
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else Tensor(x)

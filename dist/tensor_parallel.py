@@ -1,0 +1,109 @@
+"""Tensor parallelism: every rank has a part of every large matrix, and all ranks work on every token.
+
+    model = tensor_parallel(GPT(config), mesh.axis("tensor"))
+    loss = model.loss(tokens, targets)      # the same on all ranks of that axis
+    loss.backward()
+
+What needs no plan is a GPT. For another model, a plan says by names what becomes of its modules:
+
+    tensor_parallel(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)), world,
+                    plan={"0": ColumnParallelLinear, "2": RowParallelLinear})
+
+Shoeybi et al. 2019, Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.dist.algorithms import LIBRARY
+from minigrad.dist.tensor_parallel_gpt import ParallelGPT
+from minigrad.dist.tensor_parallel_layers import ColumnParallelLinear, RowParallelLinear
+from minigrad.dist.tensor_parallel_layout import layouts_of, with_boxes
+from minigrad.dist.tensor_parallel_region import Region
+from minigrad.dist.world import World
+from minigrad.errors import CommunicationError, UsageError
+from minigrad.nn.gpt import GPT
+from minigrad.nn.module import Module
+
+__all__ = [
+    "ColumnParallelLinear",
+    "ParallelGPT",
+    "Plan",
+    "Region",
+    "RowParallelLinear",
+    "layouts_of",
+    "tensor_parallel",
+    "with_boxes",
+]
+
+Plan = Mapping[str, Callable[[Any, Region], Module]]
+"""From names of modules (`*` stands for anything) to what makes their parallel form of them, in a region."""
+
+
+def tensor_parallel(
+    model: Module,
+    world: World,
+    *,
+    plan: Plan | None = None,
+    sequence: bool = False,
+    algorithm: str = LIBRARY,
+) -> Any:
+    """This rank's part of a model that is the same on all ranks of `world`.
+
+    A GPT is copied; a `plan` replaces modules of the model itself. Parameters that are cut are ParameterParts
+    then, which know the box of the whole that they are; their names stay.
+
+    plan        for models other than a GPT; a column-parallel layer begins a region, a row-parallel one ends
+                it, and what is between acts on each feature by itself
+    sequence    share out the tokens between regions, where norms and dropout are: fewer activations, as many
+                bytes moved
+    algorithm   of the collectives: "library", or one of minigrad's own
+
+    Raises UsageError for a model without a plan, and for names in a plan that the model has not;
+    CommunicationError where ranks have different models.
+    """
+    region = Region(world, sequence, algorithm)
+    _check_same(model, world)
+    if plan is None:
+        if not isinstance(model, GPT):
+            raise UsageError(
+                f"tensor_parallel knows what to do with a GPT, and got a {type(model).__name__}; give a plan "
+                'of its modules, such as plan={"0": ColumnParallelLinear, "2": RowParallelLinear}'
+            )
+        return ParallelGPT(model, region)
+    modules = dict(model.named_modules())
+    for pattern, make in plan.items():
+        names = [name for name in modules if name and fnmatchcase(name, pattern)]
+        if not names:
+            raise UsageError(
+                f"the plan names {pattern!r}, and the model has no such module; it has "
+                f"{', '.join(name for name in modules if name)}"
+            )
+        for name in names:
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, make(modules[name], region))
+    return model
+
+
+def _check_same(model: Module, world: World) -> None:
+    """Compare the values of all ranks' parameters by their hashes. Raises CommunicationError."""
+    if world.size == 1 or any(p.device == "shapes" for p in model.parameters()):
+        return
+    found = hashlib.blake2b(digest_size=8)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        found.update(f"{name} {tensor.shape} {tensor.dtype}".encode())
+        found.update(np.ascontiguousarray(backend.namespace(tensor.data).to_host(tensor.data)).data.cast("B"))
+    own = np.frombuffer(found.digest(), dtype=np.int64)
+    every = np.empty(world.size, dtype=np.int64)
+    world.all_gather(own, every, purpose="control")
+    for rank, other in enumerate(every):
+        if other != every[0]:
+            raise CommunicationError(
+                f"{world.name}: the model of rank {rank} of this world is not that of rank 0; build the same "
+                "on all ranks, from one seed"
+            )

@@ -1,0 +1,281 @@
+"""What the answers of lesson 22 must do."""
+
+import itertools
+import time
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import dist, nn
+from minigrad.dist.pipeline import Pipeline
+from minigrad.dist.schedule import parse
+from minigrad.dist.schedule_check import check
+from minigrad.dist.schedules import make
+from minigrad.dist.timing import Costs, peak_activations, simulate
+from minigrad.errors import UsageError
+from minigrad.lessons.checking import exercise, few, require, require_close, wrong
+
+CATALOGUE = ["minigrad.dist.schedules.make", "minigrad.dist.schedules.Shape"]
+SHAPES = {"ranks": st.integers(1, 5), "microbatches": st.integers(1, 10)}
+
+
+def counted(number, noun):
+    """Such as "1 rank" and "3 microbatches"."""
+    plural = f"{noun}es" if noun.endswith("h") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def text_of(rows):
+    """Rows of words as the text of a schedule."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        wrong(f"a schedule is a list of lists of words, and yours is {rows!r}")
+    return "".join(f"{rank}: {' '.join(map(str, row))}\n" for rank, row in enumerate(rows))
+
+
+def proved(rows, ranks, microbatches, splits=False):
+    """The schedule, if it can run."""
+    text = text_of(rows)
+    what = f"{counted(ranks, 'rank')}, {counted(microbatches, 'microbatch')}"
+    require(len(rows) == ranks, f"{what}: your schedule has {len(rows)} rows\n{text}")
+    try:
+        schedule = parse(text, name="of yours")
+        check(schedule)
+    except UsageError as error:
+        wrong(f"{what}: {error}")
+    require(
+        schedule.microbatches == microbatches,
+        f"{what}: your schedule has {schedule.microbatches} microbatches\n{text}",
+    )
+    return schedule
+
+
+def check_cost(rows, ranks, microbatches, peaks):
+    """As fast as the bubble of the paper says, within its memory."""
+    schedule = proved(rows, ranks, microbatches)
+    what = f"{counted(ranks, 'rank')}, {counted(microbatches, 'microbatch')}"
+    for forward, backward in ((1, 2), (2, 1), (1, 1)):
+        time_taken = simulate(schedule, Costs(forward, backward)).makespan
+        least = (microbatches + ranks - 1) * (forward + backward)
+        require(
+            time_taken == least,
+            f"{what}: where F takes {forward} and B {backward}, all takes (m + p - 1) (F + B) = {least}, "
+            f"and yours takes {time_taken:g}\n{schedule}",
+        )
+    held = peak_activations(schedule)
+    require(
+        held == peaks,
+        f"{what}: the ranks should hold {peaks} activations at most, and yours hold "
+        f"{[round(h) for h in held]}\n{schedule}",
+    )
+
+
+def check_training(rows):
+    """A net in stages, trained by the schedule, against the same net on one rank."""
+    ranks, microbatches = len(rows), 6
+    schedule = proved(rows, ranks, microbatches)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(13, 4)), random.normal(size=(13, 4))
+
+    def loss(output, target):
+        return nn.functional.mse_loss(output, target)
+
+    def main(world, schedule, balance):
+        mg.random.manual_seed(0)
+        net = nn.Sequential(*[nn.Linear(4, 4, dtype="float64") for _ in range(3)])
+        pipeline = Pipeline(
+            net, balance=balance, chunks=microbatches, schedule=schedule, loss=loss, world=world
+        )
+        found = float(pipeline.step(x, y))
+        return found, {name: p.grad.numpy() for name, p in pipeline.named_parameters()}
+
+    (expected, gradients), *_ = dist.spawn(main, ranks=1, arguments=("naive", [3]))
+    for rank, (found, own) in enumerate(dist.spawn(main, ranks=ranks, arguments=(schedule, [1] * ranks))):
+        require_close(found, expected, f"trained by your schedule on {ranks} ranks: the loss")
+        for name, gradient in own.items():
+            require_close(
+                gradient, gradients[name], f"trained by your schedule: the gradient of {name} on rank {rank}"
+            )
+
+
+@exercise("22.1", "GPipe", points=1, rebuilds=CATALOGUE)
+@few(0.5)
+@given(**SHAPES)
+def check_gpipe(answer, ranks, microbatches):
+    rows = answer.gpipe(ranks, microbatches)
+    check_cost(rows, ranks, microbatches, [microbatches] * ranks)
+    order = range(microbatches)
+    expected = [f"F{j}" for j in order] + [f"B{j}" for j in reversed(order)]
+    for rank, row in enumerate(rows):
+        require(
+            [str(word).partition("@")[0] for word in row] == expected,
+            f"GPipe's rank {rank} goes {' '.join(expected)}, and yours goes {' '.join(row)}",
+        )
+
+
+@exercise("22.1", "GPipe", points=1, rebuilds=CATALOGUE)
+def check_gpipe_training(answer):
+    check_training(answer.gpipe(3, 6))
+
+
+@exercise("22.2", "one forward, one backward", points=2, rebuilds=CATALOGUE)
+@few(0.5)
+@given(**SHAPES)
+def check_1f1b(answer, ranks, microbatches):
+    rows = answer.one_forward_one_backward(ranks, microbatches)
+    check_cost(rows, ranks, microbatches, [min(ranks - s, microbatches) for s in range(ranks)])
+
+
+@exercise("22.2", "one forward, one backward", points=1, rebuilds=CATALOGUE)
+def check_1f1b_training(answer):
+    check_training(answer.one_forward_one_backward(3, 6))
+
+
+@st.composite
+def any_rows(draw):
+    """Rows in which every B comes after its F; not all of them can run."""
+    ranks, microbatches = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        schedule = make(draw(st.sampled_from(["naive", "gpipe", "1f1b"])), ranks, microbatches)
+        return [[str(action).partition("@")[0] for action in row] for row in schedule.ranks]
+    rows = []
+    for _ in range(ranks):
+        order = draw(st.permutations([j for j in range(microbatches) for _ in "FB"]))
+        seen: set[int] = set()
+        row = []
+        for j in order:
+            row.append(f"{'B' if j in seen else 'F'}{j}")
+            seen.add(j)
+        rows.append(row)
+    return rows
+
+
+@exercise("22.3", "a clock", points=3, rebuilds=["minigrad.dist.timing.simulate"])
+@given(rows=any_rows(), forward=st.sampled_from([1, 2, 0.5]), backward=st.sampled_from([1, 2, 3]))
+def check_finish(answer, rows, forward, backward):
+    try:
+        expected = simulate(parse(text_of(rows)), Costs(forward, backward)).makespan
+    except UsageError:
+        expected = None
+    found = answer.finish([list(row) for row in rows], forward, backward)
+    what = f"F takes {forward}, B {backward}:\n{text_of(rows)}"
+    if expected is None or found is None:
+        said = {True: "they wait in a circle (None)", False: "they come to an end"}
+        require(
+            expected is found,
+            f"{what}here {said[expected is None]}, and yours says {said[found is None]}",
+        )
+        return
+    require_close(found, expected, f"{what}the end")
+
+
+@st.composite
+def chains(draw):
+    """Costs of layers, and a number of stages."""
+    costs = draw(st.lists(st.integers(0, 9), min_size=1, max_size=7))
+    return costs, draw(st.integers(1, len(costs)))
+
+
+@exercise("22.4", "balanced stages", points=2, rebuilds=["minigrad.dist.partitioning.balance"])
+@given(chain=chains())
+def check_cut(answer, chain):
+    costs, stages = chain
+    found = answer.cut(list(costs), stages)
+
+    def dearest(lengths):
+        ends = list(itertools.accumulate(lengths, initial=0))
+        return max(sum(costs[a:b]) for a, b in itertools.pairwise(ends))
+
+    what = f"layers that cost {costs} in {stages} stages: yours has {list(found)} layers"
+    require(
+        len(found) == stages and sum(found) == len(costs) and min(found) >= 1,
+        f"{what}; give {stages} numbers of at least 1 that add up to {len(costs)}",
+    )
+    places = itertools.combinations(range(1, len(costs)), stages - 1)
+    ways = [[b - a for a, b in itertools.pairwise([0, *at, len(costs)])] for at in places]
+    best = min(ways, key=dearest)
+    require(
+        dearest(found) == dearest(best),
+        f"{what}, and the dearest stage costs {dearest(found)}; with {best} it is {dearest(best)}",
+    )
+
+
+@exercise("22.4", "balanced stages", points=0)
+def check_that_it_is_fast(answer):
+    costs = [(7 * k) % 11 for k in range(20)]
+    started = time.process_time()
+    answer.cut(costs, 5)
+    seconds = time.process_time() - started
+    require(seconds < 1, f"20 layers in 5 stages took {seconds:.1f} seconds; do not try all cuts")
+
+
+def by_the_rule(weights, rate, inputs, targets):
+    """PipeDream's update: the gradient of microbatch j at version max(0, j - (n - 1 - s)) of stage s."""
+    n = len(weights)
+    versions = [[w] for w in weights]
+    for j, (x, target) in enumerate(zip(inputs, targets, strict=True)):
+        used = [versions[s][max(0, j - (n - 1 - s))] for s in range(n)]
+        error = np.prod(used) * x - target
+        for s in range(n):
+            gradient = error * np.prod(used[:s]) * np.prod(used[s + 1 :]) * x
+            versions[s].append(versions[s][-1] - rate * gradient)
+    return [own[-1] for own in versions]
+
+
+@exercise("22.5", "stashed weights", points=3, rebuilds=["minigrad.dist.weight_versions.WeightVersions"])
+@few(0.5)
+@given(ranks=st.integers(1, 4), microbatches=st.integers(1, 8), seed=st.integers(0, 9))
+def check_stash(answer, ranks, microbatches, seed):
+    random = np.random.default_rng(seed)
+    weights = random.uniform(0.5, 1.5, size=ranks).tolist()
+    inputs, targets = random.normal(size=(2, microbatches)).tolist()
+    stages = [answer.Stage(w, 0.1) for w in weights]
+    what = f"{counted(ranks, 'stage')}, {counted(microbatches, 'microbatch')}"
+    made = {}
+    for span in sorted(simulate(make("1f1b", ranks, microbatches)).spans, key=lambda span: span.stop):
+        s, j, kind = span.action.stage, span.action.microbatch, span.action.kind.value
+        if kind == "F":
+            value = inputs[j] if s == 0 else made[s - 1, "F", j]
+            made[s, "F", j] = stages[s].forward(j, value)
+        else:
+            last = s == ranks - 1
+            value = made[s, "F", j] - targets[j] if last else made[s + 1, "B", j]
+            made[s, "B", j] = stages[s].backward(j, value)
+        held = len(stages[s].stash)
+        require(
+            held <= ranks - s,
+            f"{what}: stage {s} (of 0 to {ranks - 1}) stashes for {held} microbatches; {ranks - s} are in "
+            "flight at most",
+        )
+    expected = by_the_rule(weights, 0.1, inputs, targets)
+    for s, stage in enumerate(stages):
+        require_close(
+            stage.weight,
+            expected[s],
+            f"{what}, each gradient with the weights of its forward: the weight of stage {s} in the end",
+        )
+        require(not stage.stash, f"{what}: at the end stage {s} still stashes {stage.stash}")
+
+
+@exercise("22.6", "zero bubble", points=3, rebuilds=CATALOGUE)
+@few(0.5)
+@given(ranks=st.integers(1, 5), more=st.integers(0, 5))
+def check_zero_bubble(answer, ranks, more):
+    microbatches = 2 * ranks + more
+    rows = answer.zero_bubble(ranks, microbatches)
+    schedule = proved(rows, ranks, microbatches)
+    what = f"{counted(ranks, 'rank')}, {counted(microbatches, 'microbatch')}"
+    whole = sorted({word for row in rows for word in row if word.startswith("B")})
+    require(not whole, f"{what}: {', '.join(whole[:3])} are whole backwards; split them into I and W")
+    held = [round(h) for h in peak_activations(schedule)]
+    require(
+        max(held) <= ranks,
+        f"{what}: your ranks hold {held} activations, and {ranks} are allowed\n{schedule}",
+    )
+    idle = simulate(schedule, Costs(1, 2, 1)).idle
+    require(
+        max(idle) <= ranks - 1,
+        f"{what}: your ranks are idle for {[round(i) for i in idle]}, and {ranks - 1} is possible\n"
+        f"{schedule}",
+    )
