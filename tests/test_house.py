@@ -50,6 +50,14 @@ NOT_MECHANISM = {
 }
 
 
+# What everything parallel stands on: the communicator, sharding, schedules, the executor.
+HEART_OF_DIST = (
+    *("world", "communicator", "verbs", "request", "transfer", "rounds"),
+    *("partition", "units", "zero", "zero_gradients", "zero_parameters", "zero_units"),
+    *("schedule", "schedules", "schedule_passes", "schedule_check", "executor"),
+)
+
+
 def python_files() -> list[Path]:
     return project_files(".py")
 
@@ -163,6 +171,11 @@ def test_the_mechanism_can_be_read_in_an_afternoon():
     counts = {path.name: code_lines((ROOT / path).read_text()) for path in mechanism}
     assert {"tensor.py", "graph.py", "walk.py", "operation.py", "backend.py"} <= counts.keys()
     assert sum(counts.values()) <= 1500, counts
+
+
+def test_the_heart_of_dist_can_be_read_in_a_day():
+    counts = {name: code_lines((ROOT / "dist" / f"{name}.py").read_text()) for name in HEART_OF_DIST}
+    assert sum(counts.values()) <= 2450, counts
 
 
 def test_one_file_is_one_sitting():
