@@ -64,6 +64,14 @@ def tensor_parallel(
                 bytes moved
     algorithm   of the collectives: "library", or one of minigrad's own
 
+    >>> from minigrad import dist
+    >>> from minigrad.nn.gpt import GPTConfig
+    >>> def main(world):
+    ...     model = tensor_parallel(GPT(GPTConfig(vocabulary=5, layers=1, heads=3, width=6)), world)
+    ...     return model.wte.weight.shape, model.h[0].attn.c_attn.weight.shape
+    >>> dist.spawn(main, ranks=2)
+    [((3, 6), (12, 6)), ((2, 6), (6, 6))]
+
     Raises UsageError for a model without a plan, and for names in a plan that the model has not;
     CommunicationError where ranks have different models.
     """

@@ -1,6 +1,7 @@
 """A GPT on tensor-parallel ranks: its blocks, its embedding, its loss."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, cast
 
@@ -14,9 +15,10 @@ from minigrad.dist.vocabulary_parallel import VocabularyParallelEmbedding, vocab
 from minigrad.dist.world import World
 from minigrad.errors import ShapeError
 from minigrad.nn import functional
+from minigrad.nn.cache import Cache
 from minigrad.nn.containers import ModuleList
-from minigrad.nn.gpt import GPT, Cache
-from minigrad.nn.layers import Dropout, Embedding, LayerNorm
+from minigrad.nn.gpt import GPT
+from minigrad.nn.layers import Dropout, LayerNorm
 from minigrad.nn.module import Module, Parameter
 from minigrad.nn.utils import clip_coefficient
 from minigrad.tensor import Tensor
@@ -70,9 +72,9 @@ class ParallelGPT(GPT):
     def __init__(self, whole: GPT, region: Region) -> None:
         self.region, self.config = region, whole.config
         self.checkpoint_activations = whole.checkpoint_activations
-        self.training = whole.training
         self.wte: Any = VocabularyParallelEmbedding(whole.wte, region)
-        self.wpe = Embedding.from_pretrained(Tensor.of(whole.wpe.weight.data.copy()), freeze=False)
+        self.wpe = copy(whole.wpe)
+        self.wpe.weight = whole_copy(whole.wpe.weight)
         self.drop = Dropout(whole.drop.p, stream=whole.drop.stream)
         self.h = ModuleList(ParallelBlock(block, region) for block in whole.h)
         self.ln_f: Any = Norm(whole.ln_f)
@@ -192,8 +194,8 @@ def clip(
     max_norm: float,
     worlds: Sequence[World],
 ) -> Array:
-    """Scale gradients in place so that their norm over all ranks of `worlds` is at most `max_norm`; return the
-    norm before. `counted` says which of them this rank counts.
+    """Scale gradients in place so that their norm over all ranks of `worlds` is at most `max_norm`; return
+    the norm before. `counted` says which of them this rank counts.
     """
     gradients = [(p, p.grad.data) for p in parameters if p.grad is not None]
     norm = joint_norm(((counted(p), gradient) for p, gradient in gradients), worlds)

@@ -13,7 +13,8 @@ from minigrad.dist.tensor_parallel_layout import Layout, ParameterPart, whole_co
 from minigrad.dist.tensor_parallel_region import Region, dropout_of_part
 from minigrad.errors import ShapeError, UsageError
 from minigrad.nn import functional
-from minigrad.nn.gpt import MLP, Cache, CausalSelfAttention
+from minigrad.nn.cache import Cache
+from minigrad.nn.gpt import MLP, CausalSelfAttention
 from minigrad.nn.layers import Dropout
 from minigrad.nn.module import Module, Parameter
 from minigrad.ops import concat, matmul, matrix_transpose, permute_dims, reshape, softmax, where

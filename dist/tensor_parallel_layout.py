@@ -61,7 +61,7 @@ class Layout:
 
     def cut(self, whole: Array) -> Array:
         """A copy of this rank's part of the whole array."""
-        return backend.namespace(whole).concatenate(self._views(whole), axis=self.axis)
+        return backend.namespace(whole).concat(self._views(whole), axis=self.axis)
 
     def join(self, own: Array, world: World) -> Array:
         """The whole array, from the parts of all ranks; all of them call it."""

@@ -20,7 +20,6 @@ from typing import Any, Literal
 from minigrad import backend, random
 from minigrad.dist import collectives
 from minigrad.dist.algorithms import LIBRARY
-from minigrad.dist.collective_rules import anchored
 from minigrad.dist.verbs import Array, balanced_counts
 from minigrad.dist.world import World
 from minigrad.nn.functional import dropout
@@ -129,12 +128,14 @@ class Region:
 
 
 def _of_length(x: Tensor, axis: int, length: int) -> Tensor:
-    """x, or where it has no values and another length along an axis, a stand-in of that length."""
+    """x, which has no values if it has another length along an axis, as if ranks had made it this long."""
     if x.shape[axis] == length:
         return x
-    shape = list(x.shape)
-    shape[axis] = length
-    return anchored(backend.namespace(x.data).empty(shape, dtype=x.dtype))
+    rows = moveaxis(x, axis, 0)
+    if rows.shape[0] < length:
+        missing = (length - rows.shape[0], *rows.shape[1:])
+        rows = concat([rows, Tensor.of(backend.namespace(x.data).empty(missing, dtype=x.dtype))])
+    return moveaxis(rows[:length], 0, axis)
 
 
 def dropout_of_part(layer: Dropout, x: Tensor, starts: Sequence[int], rest: Sequence[int]) -> Tensor:

@@ -93,7 +93,12 @@ class SlicedBlock(TokenLayer):
 
     def __init__(self, block: ParallelBlock, length: int | None) -> None:
         self.ln_1, self.attn, self.ln_2, self.mlp = block.ln_1, block.attn, block.ln_2, block.mlp
-        self.region, self._shared, self.length = block.region, block.shared, length
+        self.region, self.length = block.region, length
+        self._shared, self._unsliced = block.shared, block.forward
+
+    def forward(self, *values: Tensor) -> Values:
+        x, *ruler = values
+        return (self._unsliced(x, length=measured(x, ruler)), *ruler)
 
     def forward_slice(self, *values: Tensor, start: int, past: Values) -> tuple[Values, Values]:
         x, *ruler = values
@@ -152,8 +157,8 @@ def token_loss(model: ParallelGPT) -> Callable[[Tensor, Any], Tensor]:
 
 
 def clip_grad_norm_(pipeline: Pipeline, model: ParallelGPT, max_norm: float) -> Array:
-    """Scale all gradients of a pipeline over `token_layers(model)` so that their joint 2-norm, over stages and
-    parts, is at most `max_norm`; return the norm before (a 0-d array, the same on all ranks).
+    """Scale all gradients of a pipeline over `token_layers(model)` so that their joint 2-norm, over stages
+    and parts, is at most `max_norm`; return the norm before (a 0-d array, the same on all ranks).
     """
 
     def counted(parameter: Parameter) -> bool:

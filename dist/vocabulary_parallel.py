@@ -46,7 +46,7 @@ class VocabularyParallelEmbedding(Module):
         xp = backend.namespace(indices.data)
         if self.first == self.stop:  # a walk comes by nevertheless, as it does on the other ranks
             return anchored(xp.zeros((*indices.shape, self.embedding_dim), dtype=self.weight.dtype))
-        mine = (indices.data >= self.first) & (indices.data < self.stop)
+        mine = xp.logical_and(indices.data >= self.first, indices.data < self.stop)
         rows = take(self.weight, xp.where(mine, indices.data - self.first, 0), axis=0)
         return rows * Tensor.of(mine[..., None].astype(rows.dtype))
 
@@ -115,7 +115,7 @@ def _largest(xp: Any, logits: Array, region: Region) -> Array:
 
 def _own(xp: Any, logits: Array, targets: Array, first: int) -> tuple[Array, Array, Array]:
     """Numbers of rows, the targets' places among this rank's words (0 for others), and which are its own."""
-    mine = (targets >= first) & (targets < first + logits.shape[1])
+    mine = xp.logical_and(targets >= first, targets < first + logits.shape[1])
     return xp.arange(targets.shape[0]), xp.where(mine, targets - first, 0), mine
 
 
@@ -129,7 +129,7 @@ def _forward(
         shifted = logits - top
         both[1] = shifted[rows, places] * mine
         xp.exp(shifted, out=shifted)
-        both[0] = xp.matmul(shifted, xp.ones(logits.shape[1], dtype=logits.dtype))
+        both[0] = xp.matmul(shifted, xp.ones((logits.shape[1], 1), dtype=logits.dtype))[:, 0]
     region.reduce(both)
     log_total = xp.log(both[0])
     losses = xp.where(targets != ignored, log_total - both[1], xp.zeros_like(log_total))

@@ -1,4 +1,4 @@
-"""GPTs of awkward sizes, trained on a mesh of data- and tensor-parallel ranks and, to compare, on one rank."""
+"""GPTs of awkward sizes, trained on a mesh of data- and tensor-parallel ranks and, to compare, on one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +20,14 @@ State = dict[str, np.ndarray]
 ADAMW = partial(nn.optim.AdamW, lr=0.01)
 
 
+SMALL = GPTConfig(vocabulary=7, context=8, layers=2, heads=3, width=6)
+
+
 @dataclass(frozen=True)
 class Case:
     """What a run is made of. `stage` None: no ZeRO, and one data-parallel rank."""
 
-    config: GPTConfig = GPTConfig(vocabulary=7, context=8, layers=2, heads=3, width=6)
+    config: GPTConfig = SMALL
     samples: int = 3
     time: int = 7
     steps: int = 3
@@ -82,7 +85,7 @@ def reference(case: Case) -> Result:
         loss.backward()
         found.losses.append(loss.item())
         if step == 0:
-            found.gradients = {n: p.grad.data.copy() for n, p in model.named_parameters()}  # type: ignore[union-attr]
+            found.gradients = {n: gradient(p).copy() for n, p in model.named_parameters()}
         if case.max_norm is not None:
             norm = nn.utils.clip_grad_norm_(list(model.parameters()), case.max_norm)
             found.norms.append(float(norm.item()))
@@ -92,10 +95,16 @@ def reference(case: Case) -> Result:
     return found
 
 
+def gradient(parameter: mg.Tensor) -> np.ndarray:
+    """The gradient, which must be there."""
+    assert parameter.grad is not None
+    return parameter.grad.numpy()
+
+
 def whole_gradients(model: ParallelGPT) -> State:
     layouts, world = layouts_of(model), model.region.world
     return {
-        name: layouts[name].join(p.grad.data, world) if name in layouts else p.grad.data.copy()  # type: ignore[union-attr]
+        name: layouts[name].join(gradient(p), world) if name in layouts else gradient(p).copy()
         for name, p in model.named_parameters()
     }
 

@@ -1,4 +1,4 @@
-"""A tensor-parallel GPT is the plain one: forward, every gradient, training; on meshes, with everything else."""
+"""A tensor-parallel GPT is the plain one: its loss, every gradient, training; on meshes, with ZeRO."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigrad import dist, nn
+from minigrad.dist.mesh import Mesh
 from minigrad.dist.single import SingleWorld
 from minigrad.dist.tensor_parallel import tensor_parallel
+from minigrad.dist.tensor_parallel_layout import ParameterPart
 from minigrad.dist.tensor_parallel_zero import TensorParallelZeRO
 from minigrad.dist.world import World
 from minigrad.nn.amp import GradScaler
@@ -70,6 +72,24 @@ def test_norms_of_single_parameters_count_both_axes(stage, sequence):
     check(Case(data=2, tensor=2, stage=stage, sequence=sequence, optimizer=lamb, max_norm=0.2))
 
 
+def test_what_all_ranks_have_is_measured_once():
+    """(LAMB's ratio of two norms would not show it.)"""
+
+    def main(world: World) -> np.ndarray:
+        mesh = Mesh(world, data=2, tensor=3)
+        model = tensor_parallel(whole_model(Case()), mesh.axis("tensor"))
+        zero = TensorParallelZeRO(
+            model, nn.optim.LAMB(model.parameters()), mesh.axis("data"), stage=1, max_norm=1.0
+        )
+        squares = np.ones((2, len(zero.optimizer.parameters)))
+        zero._sum_squares(squares)
+        parts = [isinstance(parameter, ParameterPart) for parameter in zero.optimizer.parameters]
+        np.testing.assert_array_equal(squares, [np.where(parts, 6.0, 2.0)] * 2)
+        return squares
+
+    dist.spawn(main, ranks=6)
+
+
 @pytest.mark.parametrize("sequence", [False, True])
 def test_uneven_everything(sequence):
     """3 heads on 2 ranks, 257 words on 4, 7 tokens on 3; fewer heads, words and tokens than ranks."""
@@ -103,6 +123,7 @@ def test_an_overflow_on_one_rank_is_everybodys(stage):
         plain = whole_model(case)
         loss_of(plain, case, 0, range(3)).backward()
         expected = nn.utils.clip_grad_norm_(list(plain.parameters()), 1.0)
+        assert norm is not None
         np.testing.assert_allclose(float(norm), expected.item(), rtol=1e-10)
 
     dist.spawn(main, ranks=3)

@@ -1,4 +1,4 @@
-"""Checkpoints of tensor-parallel runs: saved on one mesh, loaded on another, or as a plain GPT, to the bit."""
+"""Checkpoints of tensor-parallel runs: saved on one mesh, loaded on another or as a plain GPT, to the bit."""
 
 from dataclasses import replace
 from functools import partial

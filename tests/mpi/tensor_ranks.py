@@ -1,5 +1,6 @@
-"""What `mpirun -n 4 python -m tests.mpi.tensor_ranks` runs: tensor parallelism on real ranks. Rank 0 prints how
-many runs.
+"""What `mpirun -n 4 python -m tests.mpi.tensor_ranks` runs: tensor parallelism on real ranks.
+
+Rank 0 prints how many runs.
 """
 
 from dataclasses import replace

@@ -1,0 +1,146 @@
+"""Data × pipeline × tensor: every combination trains as one rank does."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigrad import dist, nn
+from minigrad.dist.mesh import Mesh
+from minigrad.dist.mesh_gpt import MeshGPT, divide
+from minigrad.dist.tensor_parallel_layout import ParameterPart
+from minigrad.dist.world import World
+from minigrad.errors import UsageError
+from minigrad.nn.gpt import GPT
+from tests.dist.mesh_training import ADAMW, CONFIG, Case, assembled, build, check, copied, learn, train
+
+SCHEDULES = ("naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "terapipe")
+NO_DROPOUT = replace(CONFIG, dropout=0.0)
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Every schedule with a flush, on every mesh, at every stage; only what papers exclude is left out."""
+    schedule = draw(st.sampled_from(SCHEDULES))
+    data, tensor = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    pipeline = draw(st.integers(1, 3))
+    microbatches = draw(st.sampled_from([1, max(1, pipeline - 1), pipeline, 2 * pipeline + 1]))
+    options = {"schedule": schedule, "recompute": draw(st.booleans())}
+    if schedule == "interleaved":
+        microbatches = draw(st.sampled_from([pipeline, 2 * pipeline]))
+        options["virtual"] = 2
+    if schedule == "terapipe":
+        options["slices"] = draw(st.integers(1, 4))
+    options["microbatches"] = microbatches
+    sliced = pipeline > 1 and options.get("slices", 1) > 1
+    stage = draw(st.integers(0, 2 if sliced else 3))
+    samples = draw(st.sampled_from([9, 14]))
+    samples = samples if samples // data >= microbatches else 14
+    config = draw(st.sampled_from([CONFIG, NO_DROPOUT]))
+    return Case(samples, data, pipeline, tensor, config, options=options, zero={"stage": stage})
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases())
+def test_every_mesh_trains_as_one_rank_does(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_optimizers_that_measure_each_parameter_see_all_of_it(stage: int) -> None:
+    lamb = partial(nn.optim.LAMB, lr=0.01)
+    options = {"microbatches": 2}
+    check(Case(5, 2, 2, 2, optimizer=lamb, options=options, zero={"stage": stage}))
+
+
+def test_ordered_sums_are_the_same_to_the_bit_at_every_stage() -> None:
+    found = []
+    for stage in range(4):
+        options = {"stage": stage, "algorithm": "ordered"}
+        case = Case(5, 2, 2, 2, options={"algorithm": "ordered"}, zero=options)
+        found.append(dist.spawn(train, ranks=8, arguments=(case,)))
+    norms = [[result.norms for result in results] for results in found]
+    assert norms[1:] == norms[:1] * 3
+    arrays = [assembled([result.pieces for result in results]) for results in found]
+    for other in arrays[1:]:
+        for name, value in arrays[0].items():
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("coordinates", [{"pipeline": 0, "tensor": 1}, {"pipeline": 1, "tensor": 0}])
+def test_what_is_not_finite_on_one_rank_is_left_out_by_all(coordinates: dict[str, int]) -> None:
+    case = Case(3, pipeline=2, tensor=2, options={"microbatches": 2}, zero={"stage": 1, "finite_only": True})
+
+    def main(world: World) -> tuple[list[float], bool]:
+        part, zero, rows = build(world, case)
+        before = copied(zero.pieces())
+        learn(part, case, rows, 0)
+        if all(part.mesh.coordinates[axis] == place for axis, place in coordinates.items()):
+            own = next(p for p in part.module.parameters() if isinstance(p, ParameterPart) and p.size)
+            own.grad.data[...] = np.inf  # type: ignore[union-attr]  # it has learned
+        norms = [float(zero.step())]  # type: ignore[arg-type]
+        alike = all((old.array == new.array).all() for old, new in zip(before, zero.pieces(), strict=True))
+        learn(part, case, rows, 1)
+        return [*norms, float(zero.step())], alike  # type: ignore[arg-type]
+
+    for (first, second), alike in dist.spawn(main, ranks=4):
+        assert not np.isfinite(first)
+        assert alike
+        assert 0 < second < np.inf
+
+
+def test_a_rank_keeps_its_own_stages_only() -> None:
+    def main(world: World) -> int:
+        part = MeshGPT(GPT(CONFIG), Mesh(world, data=1, pipeline=3, tensor=1), microbatches=3)
+        part.share_out(ADAMW(part.module.parameters()))
+        return sum(parameter.size for parameter in part.module.parameters())
+
+    whole = sum(parameter.size for parameter in GPT(CONFIG).parameters())
+    twice = CONFIG.vocabulary * CONFIG.width  # the token embedding, which is the output layer as well
+    found = dist.spawn(main, ranks=3)
+    assert sum(found) == whole + twice
+    assert max(found) < whole / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ranks": 8}, r"8 stages \(8 ranks × 1 each\) cannot share 7 layers: 3 blocks"),
+        ({"ranks": 2, "virtual": 4, "schedule": "interleaved", "microbatches": 2}, "8 stages .* 7 layers"),
+        (
+            {"ranks": 2, "virtual": 2, "schedule": "interleaved", "microbatches": 3},
+            "3 microbatches .* 2 ranks",
+        ),
+        ({"ranks": 2, "schedule": "pipedream"}, "pipedream has no flush"),
+        ({"ranks": 2, "schedule": "2bw", "microbatches": 2}, "2bw has no flush"),
+        ({"ranks": 2, "schedule": "terapipe", "slices": 7}, "7 token slices cannot share a context of 6"),
+        ({"ranks": 2, "schedule": "zb-h3"}, "no schedule 'zb-h3'"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        divide(GPT(CONFIG, device="shapes"), **options)
+
+
+def test_stages_get_about_equal_work() -> None:
+    """A block is worth many output layers of a few words; the embedding costs nothing."""
+    stages = divide(GPT(replace(CONFIG, layers=4), device="shapes"), 2).stages
+    assert [sum(name.startswith("h.") for name in names) for names in stages] == [2, 2]
+
+
+def test_stage_3_of_token_slices_is_refused() -> None:
+    def main(world: World) -> None:
+        build(world, Case(3, pipeline=2, options={"schedule": "terapipe", "slices": 2}, zero={"stage": 3}))
+
+    with pytest.raises(UsageError, match="use stage 2, or no slices"):
+        dist.spawn(main, ranks=2)
+
+
+def test_processes(mpirun: Any) -> None:
+    result = mpirun(["-m", "tests.dist.composition_mpi"], ranks=4, seconds=120)
+    assert result.returncode == 0, result.stderr
+    assert "5 runs on 4 ranks" in result.stdout
