@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one training step of three workloads, timed side by side. `--help` explains."""
+"""`python -m benchmarks`: one training step of each workload, timed side by side. `--help` explains."""
 
 import argparse
 import os
@@ -35,7 +35,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="say PASS or FAIL for each target; exit code 1 on FAIL"
     )
-    parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.json and NAME.md")
+    parser.add_argument(
+        "--save", metavar="NAME", help="write benchmarks/results/NAME/steps.json and steps.md"
+    )
     options = parser.parse_args(arguments)
     options.workloads = chosen(parser, options.workloads, WORKLOADS, "workload")
     options.peers = chosen(parser, options.peers, PEERS, "peer")
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{peer}: {description}")
     if options.save and not failed:
         for path in save(options.save, results, (load_at_start, load())):
-            print(f"wrote benchmarks/results/{path.name}")
+            print(f"wrote benchmarks/results/{options.save}/{path.name}")
     if not options.check:
         return int(failed)
     judged = verdicts(results)

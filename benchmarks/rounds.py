@@ -128,14 +128,18 @@ def compare(
         pairs += [(peer, coretype) for coretype in coretypes] if PEERS[peer][1] else [(peer, None)]
     workers: list[Worker] = []
     results: list[Result] = []
+    absent: set[str] = set()
     try:
         for peer, coretype in pairs:
+            if peer in absent:
+                continue
             worker = Worker(workload, peer, coretype)
             workers.append(worker)
             first = worker.answer()
             if "missing" in first:
                 workers.remove(worker)
                 worker.__exit__(None, None, None)
+                absent.add(peer)
                 say(f"{workload}: {peer} left out: {first['missing']}")
             else:
                 results.append(Result(workload, peer, coretype, **first))

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.peers.step import NotWritten
 from benchmarks.workloads import GPT, WORKLOADS
 
 FIRST_STEPS = 5
@@ -71,7 +72,11 @@ def serve(module: str, workload: str, replies: IO[str]) -> None:
     gc.collect()
     forget_peak()
     before = resident("VmRSS")
-    step = peer.build(WORKLOADS[workload])
+    try:
+        step = peer.build(WORKLOADS[workload])
+    except NotWritten as error:
+        reply({"missing": str(error)})
+        return
     losses = [step.run() for _ in range(FIRST_STEPS)]
     peak = resident("VmHWM")
     above = None if before is None or peak is None else peak - before

@@ -1,9 +1,10 @@
-"""What is timed: three workloads, their sizes, first parameters and data, the same for every peer.
+"""What is timed: the workloads, their sizes, first parameters and data, the same for every peer.
 
 All arrays are float32 (labels and tokens int64) and a function of the workload alone, so every peer starts
 from the same numbers and sees the same batches in the same order.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -24,6 +25,26 @@ class Adam:
     epsilon: float = 1e-8
 
 
+def uniform(generator: np.random.Generator, shapes: dict[str, tuple[int, ...]]) -> dict[str, Floats]:
+    """Weights and the biases that follow them, uniform within 1 / √(inputs of the weight)."""
+    bound, parameters = 1.0, {}
+    for name, shape in shapes.items():
+        if len(shape) > 1:
+            bound = 1.0 / math.sqrt(math.prod(shape[1:]))
+        parameters[name] = generator.uniform(-bound, bound, shape).astype(np.float32)
+    return parameters
+
+
+def labelled(
+    generator: np.random.Generator, shape: tuple[int, ...], classes: int, batches: int
+) -> list[tuple[Floats, Integers]]:
+    """Batches of (normal inputs of that shape, labels (batch,)), to be used in turn."""
+    return [
+        (generator.standard_normal(shape).astype(np.float32), generator.integers(0, classes, shape[0]))
+        for _ in range(batches)
+    ]
+
+
 @dataclass(frozen=True)
 class MLP:
     """Linear layers with relu between them, softmax cross-entropy (mean over the batch)."""
@@ -35,26 +56,50 @@ class MLP:
 
     def parameters(self) -> dict[str, Floats]:
         """Weights (out, in) and biases (out,), named `layers.0.weight` and so on."""
-        generator = np.random.default_rng(1)
-        parameters: dict[str, Floats] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for layer, (inputs, outputs) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
-            bound = 1.0 / np.sqrt(inputs)
-            for name, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
-                drawn = generator.uniform(-bound, bound, shape)
-                parameters[f"layers.{layer}.{name}"] = drawn.astype(np.float32)
-        return parameters
+            shapes[f"layers.{layer}.weight"] = (outputs, inputs)
+            shapes[f"layers.{layer}.bias"] = (outputs,)
+        return uniform(np.random.default_rng(1), shapes)
 
     def data(self) -> list[tuple[Floats, Integers]]:
         """Batches of (inputs (batch, 784), labels (batch,)), to be used in turn."""
-        generator = np.random.default_rng(2)
-        shape = (self.batch, self.widths[0])
-        return [
-            (
-                generator.standard_normal(shape).astype(np.float32),
-                generator.integers(0, self.widths[-1], self.batch),
-            )
-            for _ in range(self.batches)
-        ]
+        return labelled(np.random.default_rng(2), (self.batch, self.widths[0]), self.widths[-1], self.batches)
+
+
+def blocks(layers: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the parameters of a transformer's pre-norm blocks and of the norm behind them."""
+    hidden = 4 * width
+    block: dict[str, tuple[int, ...]] = {
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "attention.qkv.weight": (3 * width, width),
+        "attention.qkv.bias": (3 * width,),
+        "attention.projection.weight": (width, width),
+        "attention.projection.bias": (width,),
+        "norm2.weight": (width,),
+        "norm2.bias": (width,),
+        "mlp.expand.weight": (hidden, width),
+        "mlp.expand.bias": (hidden,),
+        "mlp.projection.weight": (width, hidden),
+        "mlp.projection.bias": (width,),
+    }
+    shapes = {f"blocks.{n}.{name}": shape for n in range(layers) for name, shape in block.items()}
+    return {**shapes, "norm.weight": (width,), "norm.bias": (width,)}
+
+
+def normal(
+    generator: np.random.Generator, shapes: dict[str, tuple[int, ...]], layers: int
+) -> dict[str, Floats]:
+    """Normal with deviation 0.02, less for what adds to the residual stream, and around 1 for gains."""
+    parameters: dict[str, Floats] = {}
+    for name, shape in shapes.items():
+        deviation = 0.02 / np.sqrt(2 * layers) if name.endswith("projection.weight") else 0.02
+        drawn = generator.standard_normal(shape) * deviation
+        if "norm" in name and name.endswith("weight"):
+            drawn += 1.0
+        parameters[name] = drawn.astype(np.float32)
+    return parameters
 
 
 @dataclass(frozen=True)
@@ -76,41 +121,15 @@ class GPT:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter, in the order of use; weights are (out, in)."""
-        width, hidden = self.width, 4 * self.width
-        shapes: dict[str, tuple[int, ...]] = {
-            "token_embedding.weight": (self.vocabulary, width),
-            "position_embedding.weight": (self.context, width),
+        return {
+            "token_embedding.weight": (self.vocabulary, self.width),
+            "position_embedding.weight": (self.context, self.width),
+            **blocks(self.layers, self.width),
         }
-        for layer in range(self.layers):
-            block = {
-                "norm1.weight": (width,),
-                "norm1.bias": (width,),
-                "attention.qkv.weight": (3 * width, width),
-                "attention.qkv.bias": (3 * width,),
-                "attention.projection.weight": (width, width),
-                "attention.projection.bias": (width,),
-                "norm2.weight": (width,),
-                "norm2.bias": (width,),
-                "mlp.expand.weight": (hidden, width),
-                "mlp.expand.bias": (hidden,),
-                "mlp.projection.weight": (width, hidden),
-                "mlp.projection.bias": (width,),
-            }
-            shapes.update({f"blocks.{layer}.{name}": shape for name, shape in block.items()})
-        shapes.update({"norm.weight": (width,), "norm.bias": (width,)})
-        return shapes
 
     def parameters(self) -> dict[str, Floats]:
         """GPT-2's initial values, but biases and gains random too, so that no gradient is trivially right."""
-        generator = np.random.default_rng(3)
-        parameters: dict[str, Floats] = {}
-        for name, shape in self.shapes().items():
-            deviation = 0.02 / np.sqrt(2 * self.layers) if name.endswith("projection.weight") else 0.02
-            drawn = generator.standard_normal(shape) * deviation
-            if "norm" in name and name.endswith("weight"):
-                drawn += 1.0
-            parameters[name] = drawn.astype(np.float32)
-        return parameters
+        return normal(np.random.default_rng(3), self.shapes(), self.layers)
 
     def data(self) -> list[tuple[Integers, Integers]]:
         """Batches of (tokens, targets), both (batch, context), to be used in turn."""
@@ -146,6 +165,127 @@ class Overhead:
         return np.linspace(-1.0, 1.0, self.size, dtype=np.float32)
 
 
-Workload: TypeAlias = MLP | GPT | Overhead
+@dataclass(frozen=True)
+class Convnet:
+    """conv 3x3 1 → 32, relu, conv 3x3 32 → 64 with stride 2, relu, linear; both convolutions with a border
+    of one zero. Softmax cross-entropy (mean over the batch), Adam.
+    """
 
-WORKLOADS: dict[str, Workload] = {"mlp": MLP(), "gpt": GPT(), "overhead": Overhead()}
+    size: int = 28
+    channels: tuple[int, int] = (32, 64)
+    classes: int = 10
+    batch: int = 64
+    batches: int = 16
+    adam: Adam = field(default_factory=Adam)
+
+    @property
+    def reduced(self) -> int:
+        """Height and width behind the second convolution."""
+        return (self.size + 1) // 2
+
+    def parameters(self) -> dict[str, Floats]:
+        """torch's shapes: (out, in, 3, 3) and (classes, 64 · places)."""
+        first, second = self.channels
+        shapes: dict[str, tuple[int, ...]] = {
+            "conv1.weight": (first, 1, 3, 3),
+            "conv1.bias": (first,),
+            "conv2.weight": (second, first, 3, 3),
+            "conv2.bias": (second,),
+            "linear.weight": (self.classes, second * self.reduced**2),
+            "linear.bias": (self.classes,),
+        }
+        return uniform(np.random.default_rng(5), shapes)
+
+    def data(self) -> list[tuple[Floats, Integers]]:
+        """Batches of (images (batch, 1, size, size), labels (batch,)), to be used in turn."""
+        shape = (self.batch, 1, self.size, self.size)
+        return labelled(np.random.default_rng(6), shape, self.classes, self.batches)
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """One LSTM layer over a sequence, and a linear layer on its last hidden state. Softmax cross-entropy
+    (mean over the batch), Adam.
+    """
+
+    inputs: int = 64
+    hidden: int = 128
+    time: int = 32
+    classes: int = 10
+    batch: int = 32
+    batches: int = 16
+    adam: Adam = field(default_factory=Adam)
+
+    def parameters(self) -> dict[str, Floats]:
+        """torch's shapes, the gates in the order i, f, g, o."""
+        gates = 4 * self.hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "lstm.weight_ih_l0": (gates, self.inputs),
+            "lstm.weight_hh_l0": (gates, self.hidden),
+            "lstm.bias_ih_l0": (gates,),
+            "lstm.bias_hh_l0": (gates,),
+            "head.weight": (self.classes, self.hidden),
+            "head.bias": (self.classes,),
+        }
+        return uniform(np.random.default_rng(7), shapes)
+
+    def data(self) -> list[tuple[Floats, Integers]]:
+        """Batches of (inputs (time, batch, inputs), labels (batch,)), to be used in turn."""
+        found = labelled(
+            np.random.default_rng(8), (self.batch, self.time, self.inputs), self.classes, self.batches
+        )
+        return [(np.ascontiguousarray(x.transpose(1, 0, 2)), labels) for x, labels in found]
+
+
+@dataclass(frozen=True)
+class ViT:
+    """A small vision transformer: patches, a class token, pre-norm blocks with exact GELU, a linear head on
+    the class token. Softmax cross-entropy (mean over the batch), Adam. No dropout.
+    """
+
+    image: int = 32
+    patch: int = 4
+    channels: int = 3
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    classes: int = 10
+    batch: int = 16
+    batches: int = 16
+    epsilon: float = 1e-6
+    adam: Adam = field(default_factory=Adam)
+
+    @property
+    def context(self) -> int:
+        """Patches and the class token."""
+        return (self.image // self.patch) ** 2 + 1
+
+    def parameters(self) -> dict[str, Floats]:
+        """In the order in which torchvision declares its own; weights are (out, in)."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "class_token": (1, 1, self.width),
+            "patch.weight": (self.width, self.channels, self.patch, self.patch),
+            "patch.bias": (self.width,),
+            "position": (1, self.context, self.width),
+            **blocks(self.layers, self.width),
+            "head.weight": (self.classes, self.width),
+            "head.bias": (self.classes,),
+        }
+        return normal(np.random.default_rng(9), shapes, self.layers)
+
+    def data(self) -> list[tuple[Floats, Integers]]:
+        """Batches of (images (batch, channels, image, image), labels (batch,)), to be used in turn."""
+        shape = (self.batch, self.channels, self.image, self.image)
+        return labelled(np.random.default_rng(10), shape, self.classes, self.batches)
+
+
+Workload: TypeAlias = MLP | GPT | Overhead | Convnet | LSTM | ViT
+
+WORKLOADS: dict[str, Workload] = {
+    "mlp": MLP(),
+    "gpt": GPT(),
+    "overhead": Overhead(),
+    "convnet": Convnet(),
+    "lstm": LSTM(),
+    "vit": ViT(),
+}

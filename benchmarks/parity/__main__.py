@@ -1,4 +1,4 @@
-"""Compare every module and loss that torch has too: `python -m benchmarks.parity [--trials N] [case ...]`.
+"""Compare all that torch has too: `python -m benchmarks.parity [--trials N] [case ...]`.
 
 Prints a table in Markdown, largest differences by class, and exits with 1 if one is above 1e-9 without a
 reason given here.
@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import torch
 
-from benchmarks.parity import layers, losses, sequences
+from benchmarks.parity import layers, losses, sequences, training
 from benchmarks.parity.compare import TOLERANCE, Parity
 
 CASES = {
@@ -31,6 +31,8 @@ CASES = {
         sequences.recurrent,
         sequences.attention,
         sequences.transformer,
+        training.optimizers,
+        training.schedules,
     )
 }
 ROUNDED_IN_TORCH = {

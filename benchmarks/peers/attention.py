@@ -1,4 +1,4 @@
-"""The floor's causal attention: transposed scores, one batch element at a time, the masked quarter left out.
+"""The floor's attention: transposed scores, one batch element at a time, the masked quarter left out.
 
 Scores are held as Sᵀ = K (Q/√d)ᵀ, shape (heads, keys, queries): the maximum and the sum over keys then run
 along whole rows of queries, which NumPy vectorises, and what belongs to a query broadcasts along contiguous
@@ -6,8 +6,8 @@ memory. Only E = exp(S − max) is kept; with row sums l, O = EᵀV / l, and bac
 D·O: dV = E D, dS = E (V Dᵀ − δ), dQ = dSᵀK/√d, dK = dS Q/√d. So nothing of size keys × queries is ever
 normalised.
 
-Keys come in two blocks; queries before the second block do not see it, so a quarter of the work is never
-done.
+Causal attention takes its keys in two blocks; queries before the second block do not see it, so a quarter of
+the work is never done.
 """
 
 import numpy as np
@@ -25,9 +25,10 @@ def flip(x: Floats) -> Floats:
 class AttentionWork:
     """Work space that all layers share, for one batch element."""
 
-    def __init__(self, heads: int, time: int, head_width: int) -> None:
-        self.width = time // BLOCKS
-        self.starts = [block * self.width for block in range(BLOCKS)]
+    def __init__(self, heads: int, time: int, head_width: int, causal: bool) -> None:
+        self.causal, blocks = causal, BLOCKS if causal else 1
+        self.width = time // blocks
+        self.starts = [block * self.width for block in range(blocks)]
         self.queries: Floats = np.empty((heads, time, head_width), np.float32)
         self.partial: Floats = np.empty_like(self.queries)
         self.cotangent: Floats = np.empty_like(self.queries)
@@ -60,7 +61,8 @@ class Attention:
             for start, weights in zip(work.starts, self.weights, strict=True):
                 scores = weights[element]
                 np.matmul(key[:, start : start + width], flip(work.queries[:, start:]), out=scores)
-                np.add(scores[:, :, :width], work.mask, out=scores[:, :, :width])
+                if work.causal:
+                    np.add(scores[:, :, :width], work.mask, out=scores[:, :, :width])
                 np.maximum(highest[:, start:], np.maximum.reduce(scores, -2), out=highest[:, start:])
             for start, weights in zip(work.starts, self.weights, strict=True):
                 scores, values = weights[element], value[:, start : start + width]

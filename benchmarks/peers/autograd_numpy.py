@@ -99,4 +99,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(lambda: float(differentiate(start)[0]))
 
 
-build = by_workload(mlp, gpt, overhead)
+build = by_workload(mlp=mlp, gpt=gpt, overhead=overhead)

@@ -95,4 +95,4 @@ def overhead(workload: Overhead) -> Step:
     return Step(run)
 
 
-build = by_workload(mlp, gpt, overhead)
+build = by_workload(mlp=mlp, gpt=gpt, overhead=overhead)

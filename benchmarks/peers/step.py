@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TypeAlias, TypeVar
 
-from benchmarks.workloads import GPT, MLP, Floats, Overhead, Workload
+from benchmarks.workloads import Floats, Workload
 
 Batch = TypeVar("Batch")
 
@@ -25,17 +25,20 @@ class Step:
 Builder: TypeAlias = Callable[[Workload], Step]
 
 
-def by_workload(
-    mlp: Callable[[MLP], Step], gpt: Callable[[GPT], Step], overhead: Callable[[Overhead], Step]
-) -> Builder:
-    """The `build` of a peer: the step of any workload, made by the function for its kind."""
+class NotWritten(NotImplementedError):
+    """A peer for which nobody has written this workload."""
+
+
+def by_workload(**builders: Callable[..., Step]) -> Builder:
+    """The `build` of a peer: the step of any workload, made by the function with the lower-case name of its
+    class. Raises NotWritten where there is none.
+    """
 
     def build(workload: Workload) -> Step:
-        if isinstance(workload, MLP):
-            return mlp(workload)
-        if isinstance(workload, GPT):
-            return gpt(workload)
-        return overhead(workload)
+        name = type(workload).__name__.lower()
+        if name not in builders:
+            raise NotWritten(f"not written for {name}")
+        return builders[name](workload)
 
     return build
 
