@@ -63,11 +63,27 @@ def require_close(found: Any, expected: Any, what: str, *, tolerance: float = 1e
     bad = ~(apart <= tolerance * scale)
     if np.any(bad):
         place = tuple(int(i) for i in np.argwhere(bad)[0])
-        at = f" at {list(place)}" if place else ""
+        at = f", entry {list(place)}" if place else ""
         wanted, got = (f"{values[place]:.10g}" for values in (target, ours))
         if wanted == got:  # they differ in later digits
             wanted, got = (f"{values[place]:.17g}" for values in (target, ours))
         raise Wrong(f"{what}{at}: expected {wanted}, and yours is {got}")
+
+
+def require_tensor(found: Any, what: str) -> None:
+    """Ask for a Tensor; `what` begins the sentence."""
+    if found is None:
+        raise Wrong(f"{what}: your function returns None; return the result")
+    if not hasattr(found, "node"):
+        raise Wrong(
+            f"{what}: expected a Tensor, through which gradients flow, and got a {type(found).__name__}"
+        )
+
+
+def count(number: int, word: str) -> str:
+    """A number and what it counts: 1 rank, 2 ranks, 1 entry, 2 entries."""
+    plural = word[:-1] + "ies" if word.endswith("ry") else word + "s"
+    return f"{number} {word if number == 1 else plural}"
 
 
 def few(share: float = 0.25, at_least: int = 3) -> settings:

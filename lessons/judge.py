@@ -1,6 +1,6 @@
 """The process in which answers are checked: pytest over one `check.py` and one answer, told in JSON lines.
 
-    python -m minigrad.lessons.judge '{"check": ..., "subject": ..., ...}'
+    python -m minigrad.lessons.judge '{"check": ..., "subject": ..., ...}'    (or a list of these)
 
 Every finished check appends a line to the file `out`, so that whatever ends this process (an endless loop, a
 crash) what came before is known. The lines are told in words for learners: no frames of pytest or minigrad.
@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from minigrad.errors import MinigradError
 from minigrad.lessons.guard import Forbidden, Guard, close_solutions
 from minigrad.lessons.todo import Todo
 
@@ -165,6 +166,8 @@ class Judge:
             said = f"{type(error).__name__}: {error}"
             message = f"{self.subject.name}, line {line}: {source}\n    {said}"
             return Finding(check, "failed", message, example, line)
+        if isinstance(error, MinigradError):  # such as a deadlock, which no single line of the answer raised
+            return Finding(check, "failed", str(error), example)
         if isinstance(error, AttributeError) and "the_answer" in str(error):
             missing = str(error).rpartition("attribute ")[2]
             return Finding(check, "failed", f"{self.subject.name} has no {missing} any more; keep its name")
@@ -229,16 +232,30 @@ def smallest_example(error: BaseException) -> str:
         if found:
             lines = [line.strip().rstrip(",") for line in found[1].strip().splitlines()]
             shown = [
-                line.partition("#")[0].rstrip(" ,") for line in lines if not line.startswith(("answer=", "#"))
+                line.partition("#")[0].rstrip(" ,")
+                for line in lines
+                if not line.startswith(("answer=", "seed=", "#"))
             ]
             return ", ".join(line for line in shown if line)
     return ""
 
 
 def main() -> int:
-    """Run the task named on the command line."""
+    """Run the task, or the list of tasks, named on the command line."""
     faulthandler.enable()
     words = json.loads(sys.argv[1])
+    if isinstance(words, dict):
+        return run(words)
+    for one in words:  # several tasks, each in a child that finds everything imported
+        child = os.fork()
+        if not child:
+            os._exit(run(one))
+        os.waitpid(child, 0)
+    return 0
+
+
+def run(words: dict[str, Any]) -> int:
+    """Run one task in this process."""
     task = Task(**{**words, "checks": tuple(words.get("checks", ()))})
     settings.register_profile(
         task.profile,

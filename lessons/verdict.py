@@ -17,7 +17,7 @@ from minigrad.lessons.judge import EXAMPLES, Finding, Task
 STATES = ("broken", "endless", "failed", "todo", "done")  # the worst first
 PACKAGE_HOME = str(Path(minigrad.__file__).parents[1])  # where this very minigrad is found, installed or not
 ENDED = "the answer ended the process in which it was checked, or ran out of its memory"
-SECONDS = {"check": 30.0, "grade": 120.0}
+SECONDS = {"check": 30.0, "grade": 60.0}
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,19 @@ def check(
     guarded: bool = True,
     seconds: float | None = None,
     command: Sequence[str] = (),
+    scratch: Path | None = None,
 ) -> Result:
     """Check the file `subject` as an answer to a lesson, or to exercise `key` of it.
 
     `profile` is "check" or "grade" (many more examples); `seed` draws others than the usual ones. `guarded`
     refuses what exercises rebuild, and the solution. `command` goes before the judge's own command line
-    (grading contains it so).
+    (grading contains it so), and all that it writes lies in the folder `scratch`.
     """
     wanted = lesson.exercises if key is None else (lesson.exercise(key),)
     waiting = [name for exercise in wanted for name in exercise.checks]
     findings: dict[str, Finding] = {}
     limit = SECONDS[profile] if seconds is None else seconds
-    with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
+    with tempfile.TemporaryDirectory(prefix="minigrad-", dir=scratch) as folder:
         os.chmod(folder, 0o777)  # the judge may run as another user
         while waiting:
             task = Task(
@@ -120,30 +121,67 @@ def check(
                     waiting[0], "broken", "the process that checks ended without a word"
                 )
             findings |= found
+            if any(finding.state == "endless" for finding in found.values()):
+                limit = max(limit / 2, min(limit, 10.0))  # or an answer that only sleeps would take an hour
             waiting = [name for name in waiting if name not in findings]
     return Result(lesson, tuple(_verdict(exercise, findings) for exercise in wanted), profile, seed)
 
 
 def judge(task: Task, command: Sequence[str] = ()) -> list[Finding]:
     """Run one judge process and return what it found before it ended, however it ended."""
-    out = Path(task.out)
-    out.unlink(missing_ok=True)
+    Path(task.out).unlink(missing_ok=True)
+    return read_findings(task, run_judge([task], command))
+
+
+def check_each(
+    lesson: Lesson, subjects: Sequence[tuple[str, Path]], *, seconds: float = 20.0
+) -> list[Verdict]:
+    """Check many files of ours, each as the answer to one exercise (its key), in one judge process.
+
+    It imports everything once and checks each file in a child, up to the first check that does not end. Needs
+    `os.fork`.
+    """
+    with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
+        tasks = [
+            Task(
+                check=str(lesson.folder / "check.py"),
+                subject=str(subject.resolve()),
+                out=str(Path(folder, f"{number}.jsonl")),
+                checks=lesson.exercise(key).checks,
+                seconds=seconds,
+            )
+            for number, (key, subject) in enumerate(subjects)
+        ]
+        said = run_judge(tasks)
+        found = [{finding.check: finding for finding in read_findings(task, said)} for task in tasks]
+    verdicts = []
+    for (key, _), findings in zip(subjects, found, strict=True):
+        unknown = findings.get("", Finding("", "done"))
+        exercise = lesson.exercise(key)
+        every = {name: findings.get(name, replace(unknown, check=name)) for name in exercise.checks}
+        verdicts.append(_verdict(exercise, every))
+    return verdicts
+
+
+def run_judge(tasks: Sequence[Task], command: Sequence[str] = ()) -> str:
+    """Run a judge process over some tasks; what it printed, which tells something only if it is broken."""
     environment = os.environ | {
         "MINIGRAD_QUICK": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "MINIGRAD_PROGRESS": "off",
+        "TMPDIR": str(Path(tasks[0].out).parent),
     }
     environment["PYTHONPATH"] = os.pathsep.join([PACKAGE_HOME, os.environ.get("PYTHONPATH", "")]).rstrip(
         os.pathsep
     )
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, "1")
-    words = [*command, sys.executable, "-m", "minigrad.lessons.judge", json.dumps(asdict(task))]
+    words = [*command, sys.executable, "-m", "minigrad.lessons.judge"]
     # Each check has its own limit; this one is for a judge that cannot keep it.
-    limit = (task.seconds + 20) * (len(task.checks) + 1)
+    limit = sum((task.seconds + 20) * (len(task.checks) + 1) for task in tasks)
     try:
         done = subprocess.run(
-            words,
+            [*words, json.dumps([asdict(task) for task in tasks] if len(tasks) > 1 else asdict(tasks[0]))],
             env=environment,
             capture_output=True,
             text=True,
@@ -151,12 +189,25 @@ def judge(task: Task, command: Sequence[str] = ()) -> list[Finding]:
             check=False,
             errors="replace",
         )
-        said = done.stdout + done.stderr
+        return done.stdout + done.stderr
     except subprocess.TimeoutExpired:
-        said = f"no result after {limit:g} seconds"
-    if not out.exists():
+        return f"no result after {limit:g} seconds"
+
+
+def read_findings(task: Task, said: str = "") -> list[Finding]:
+    """What a judge wrote about a task; what makes no sense (an answer may write there, too) is left out."""
+    out = Path(task.out)
+    if out.is_symlink() or not out.is_file():
         return [Finding("", "broken", said.strip()[-2000:] or "no result")]
-    return [Finding(**json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for line in out.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            finding = Finding(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        if finding.check in ("", *task.checks) and finding.state in (*STATES, "started"):
+            found.append(finding)
+    return found
 
 
 def _verdict(exercise: Exercise, findings: dict[str, Finding]) -> Verdict:
@@ -171,4 +222,4 @@ def fresh_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
-__all__ = ["EXAMPLES", "Result", "Verdict", "check", "fresh_seed", "judge"]
+__all__ = ["EXAMPLES", "Result", "Verdict", "check", "check_each", "fresh_seed", "judge"]

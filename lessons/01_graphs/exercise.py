@@ -27,7 +27,7 @@ def sum_over_paths(edges: list[Edge], start: int, end: int) -> float:
 
 
 def derivatives(edges: list[Edge], end: int) -> dict[int, float]:
-    """Return d end / d node for every node below `end` (itself included), visiting each edge once.
+    """Return {node: d end / d node} for `end` and every node that leads to it, visiting each edge once.
 
     Go from `end` downwards. When you come to a node, everything that it gets must have arrived already.
     """
@@ -99,10 +99,10 @@ class Value:
 
 
 def backward(output: Value) -> None:
-    """Set `gradient` of every Value below `output` to d output / d that Value.
+    """Set `gradient` of `output` and every Value that it was computed from to d output / d that Value.
 
     Set them from zero: a second call over the same graph gives the same. No recursion: graphs may be 20,000
-    operations deep. Each node passes on what it got exactly once.
+    operations deep, and one with 2^60 paths must be no trouble: each node passes on what it got exactly once.
     """
     raise Todo("1.3: collect the nodes, then walk from the newest to the oldest")
 

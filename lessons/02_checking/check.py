@@ -62,7 +62,8 @@ def check_best_step(answer, power, order):
     found, expected = math.log10(h), -power / (order + 1)
     require(
         abs(found - expected) < 1e-6,
-        f"epsilon 1e-{power}, order {order}: h**{order} is {h**order:.3g}, epsilon / h is {epsilon / h:.3g}",
+        f"epsilon 1e-{power}, order {order}: "
+        f"h**{order} is {h**order:.3g} and epsilon / h is {epsilon / h:.3g}; they must be equal",
     )
 
 
@@ -87,11 +88,13 @@ def check_complex_step(answer, coefficients, x):
 )
 def check_inner_product_gap(answer, seed, rows, columns, scale):
     random = np.random.default_rng(seed)
-    matrix = random.normal(size=(rows, columns))
-    t, v = random.normal(size=columns) * scale, random.normal(size=rows)
+    sizes = ((rows, columns), columns, rows)
+    matrix, t, v = (random.integers(1, 9, size) * random.choice([-0.5, 0.5], size) for size in sizes)
+    t = t * scale
     gap = answer.inner_product_gap(lambda t: matrix @ t, lambda v: v @ matrix, t, v)
     require(isinstance(gap, float), f"the gap must be a float, and yours is {gap!r}")
-    require(0 <= gap < 1e-12, f"a matrix and its own transpose must have no gap; yours is {gap:.3g}")
+    require(gap >= 0, f"a gap is a distance, never less than 0; yours is {gap:.3g}")
+    require(gap < 1e-12, f"a matrix and its own transpose must have no gap; yours is {gap:.3g}")
     wrong = matrix.copy()
     wrong[0, 0] += 1.0
     products = abs(v) @ abs(matrix) @ abs(t), abs(v) @ abs(wrong) @ abs(t)
@@ -99,9 +102,10 @@ def check_inner_product_gap(answer, seed, rows, columns, scale):
     expected = abs(v[0] * t[0]) / max(pushed, pulled)
     gap = answer.inner_product_gap(lambda t: matrix @ t, lambda v: v @ wrong, t, v)
     assert max(products) > 0
-    require_close(
-        gap, expected, "the relative gap when one entry of the matrix is wrong by 1", tolerance=1e-6
+    what = (
+        f"v = {v.tolist()}, t = {t.tolist()}, J = {matrix.tolist()}, and pull uses {wrong.tolist()}: the gap"
     )
+    require_close(gap, expected, what, tolerance=1e-6)
 
 
 @exercise("2.3", "the inner-product test", points=0)
@@ -162,7 +166,7 @@ def check_newton(answer, x):
     require_close(
         once,
         np.full(x.shape, 2.0),
-        f"one Newton step from {x.tolist()} on a quadratic ends at its lowest point",
+        f"one Newton step from {x.tolist()} on a quadratic must end at its lowest point",
     )
     stays = answer.newton(valley, mg.tensor(x), 0)
     require_close(stays, x, "no steps leave x where it was")

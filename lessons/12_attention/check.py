@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad.lessons.checking import exercise, few, require, require_close
+from minigrad.lessons.checking import count, exercise, few, require, require_close, require_tensor
 
 ATTENTION = [
     "minigrad.ops.attention.scaled_dot_product_attention",
@@ -56,6 +56,7 @@ def check_mask(answer, seed, n):
     arrays = drawn(seed, (n, 3), (n, 3), (n, 2))
     hidden = np.triu(np.ones((n, n), dtype=bool), 1)
     found = answer.attention(*map(mg.tensor, arrays), hidden)
+    require_tensor(found, "attention")
     require_close(
         found, plain_attention(*arrays, hidden), f"attention of {n} positions, the later ones hidden"
     )
@@ -81,9 +82,10 @@ def check_that_gradients_flow(answer, seed):
 def check_heads(answer, seed, batch, time, heads, head):
     (x,) = drawn(seed, (batch, time, heads * head))
     split = answer.split_heads(mg.tensor(x), heads)
+    require_tensor(split, "split_heads")
     require(
         tuple(split.shape) == (batch, heads, time, head),
-        f"split_heads of {x.shape} into {heads} heads must be {(batch, heads, time, head)}, "
+        f"split_heads of {x.shape} into {count(heads, 'head')} must be {(batch, heads, time, head)}, "
         f"and yours is {split.shape}",
     )
     for h in range(heads):
@@ -104,7 +106,7 @@ def check_positional_encoding(answer, positions, half):
         [(math.sin, math.cos)[c % 2](p / 10000 ** ((c - c % 2) / width)) for c in range(width)]
         for p in range(positions)
     ]
-    require_close(found, np.array(expected), f"the encoding of {positions} positions, width {width}")
+    require_close(found, np.array(expected), f"the encoding of {count(positions, 'position')}, width {width}")
 
 
 @exercise("12.4", "the block", points=3, rebuilds=ATTENTION)
@@ -119,29 +121,46 @@ def check_block(answer, seed, batch, time, heads):
     def norm(scale):
         return lambda x: (x - mg.mean(x, axis=-1, keepdims=True)) * scale
 
-    def reference(x):
-        centred = (x - x.mean(-1, keepdims=True)) * 0.5
-        q, k, v = np.split(centred @ packed, 3, axis=-1)
-        cut = [np.stack(np.split(one, heads, axis=-1), axis=1) for one in (q, k, v)]
-        found = plain_attention(*cut, np.triu(np.ones((time, time), dtype=bool), 1))
-        x = x + np.concatenate([found[:, h] for h in range(heads)], axis=-1) @ out
-        centred = (x - x.mean(-1, keepdims=True)) * 2.0
-        return x + np.tanh(centred @ inner) @ outer
-
-    matrices = {
-        name: mg.tensor(m)
-        for name, m in (("packed", packed), ("out", out), ("inner", inner), ("outer", outer))
+    centred = (x - x.mean(-1, keepdims=True)) * 0.5
+    q, k, v = np.split(centred @ packed, 3, axis=-1)
+    cut = [np.stack(np.split(one, heads, axis=-1), axis=1) for one in (q, k, v)]
+    seen = plain_attention(*cut, np.triu(np.ones((time, time), dtype=bool), 1))
+    merged = np.concatenate([seen[:, h] for h in range(heads)], axis=-1)
+    middle = x + merged @ out
+    centred_middle = (middle - middle.mean(-1, keepdims=True)) * 2.0
+    inputs = {
+        "norm_1": ("x", x),
+        "queries_keys_values": ("norm_1(x)", centred),
+        "out": ("what the causal heads found, merged", merged),
+        "norm_2": ("x + out(...)", middle),
+        "mlp": ("norm_2(x + out(...))", centred_middle),
     }
-    found = answer.block(
-        mg.tensor(x),
-        norm_1=norm(0.5),
-        queries_keys_values=lambda x: x @ matrices["packed"],
-        out=lambda x: x @ matrices["out"],
-        norm_2=norm(2.0),
-        mlp=lambda x: mg.tanh(x @ matrices["inner"]) @ matrices["outer"],
-        heads=heads,
-    )
-    require_close(found, reference(x), f"a block of {heads} heads on x of shape {x.shape}")
+    what = f"{count(heads, 'head')}, x of shape {x.shape}"
+    called = []
+
+    def layer(name, function):
+        def checked(given):
+            called.append(name)
+            words, expected = inputs[name]
+            require_tensor(given, f"{what}: what {name} gets")
+            require_close(given, expected, f"{what}: {name} must get {words}")
+            return function(given)
+
+        return checked
+
+    layers = {
+        "norm_1": norm(0.5),
+        "queries_keys_values": lambda x: x @ mg.tensor(packed),
+        "out": lambda x: x @ mg.tensor(out),
+        "norm_2": norm(2.0),
+        "mlp": lambda x: mg.tanh(x @ mg.tensor(inner)) @ mg.tensor(outer),
+    }
+    spies = {name: layer(name, function) for name, function in layers.items()}
+    found = answer.block(mg.tensor(x), **spies, heads=heads)
+    missing = [name for name in layers if called.count(name) != 1]
+    require(not missing, f"{what}: each layer must be called once; see {', '.join(missing)}")
+    expected = middle + np.tanh(centred_middle @ inner) @ outer
+    require_close(found, expected, f"{what}: the block's output, x + out(...) + mlp(...)")
 
 
 @exercise("12.5", "a test for leaks", points=2)
@@ -166,14 +185,16 @@ def check_leaks(answer, seed, time, ahead, bits):
 
 
 @exercise("12.5", "a test for leaks", points=0)
-def check_leaks_of_one_token(answer):
-    # Only one token gives the leak away, and only at one place.
-    def model(tokens):
-        return np.array([[float(tokens[-1] == 3)], [0.0], [0.0]])
+@given(place=st.integers(1, 3), before=st.integers(0, 3), wanted=st.integers(0, 3))
+def check_leaks_of_one_token(answer, place, before, wanted):
+    assume(before != wanted)  # only one token gives the leak away, and only at one place
+    tokens = np.array([0, 1, 2, 1])
+    tokens[place] = before
 
-    require(
-        answer.leaks(model, np.array([0, 1, 2]), 4),
-        "the first output asks whether the last token is 3: a leak",
-    )
-    honest = answer.leaks(lambda tokens: np.cumsum(tokens)[:, None].astype(float), np.array([1, 2, 3]), 4)
-    require(not honest, "running sums of the tokens see nothing later: no leak")
+    def model(tokens):
+        return np.array([[float(tokens[place] == wanted)], [0.0], [0.0], [0.0]])
+
+    what = f"tokens {tokens.tolist()}: the first output asks whether token {place} is {wanted}"
+    require(answer.leaks(model, tokens.copy(), 4), f"{what}, and that is a leak")
+    honest = answer.leaks(lambda tokens: np.cumsum(tokens)[:, None].astype(float), tokens.copy(), 4)
+    require(not honest, f"running sums of the tokens {tokens.tolist()} see nothing later: no leak")

@@ -21,7 +21,8 @@ def ring_all_reduce(world: World, array: np.ndarray) -> None:
     """Replace `array` (flat, on every rank) by its sum over all ranks.
 
     Cut it into world.size pieces (np.array_split does, also where the sizes are uneven). Send to the right
-    neighbour and receive from the left one, 2 (p - 1) times one piece. Send nothing else.
+    neighbour and receive from the left one, 2 (p - 1) times one piece, even an
+    empty one; p is world.size. Send nothing else.
     """
     raise Todo("18.1: p - 1 steps of reduce-scatter, then p - 1 steps of all-gather")
 
@@ -30,10 +31,11 @@ def ring_all_reduce(world: World, array: np.ndarray) -> None:
 
 
 def halving_doubling_all_reduce(world: World, array: np.ndarray) -> None:
-    """Replace `array` (flat) by its sum over all ranks. world.size is a power of two that divides array.size.
+    """Replace `array` (flat) by its sum over all ranks.
 
-    Halving: at distance p/2, p/4, ..., 1 exchange with rank XOR distance the half of your part that is theirs
-    and add what you get to the half that is yours. Doubling: the same way back, with finished parts.
+    p = world.size is a power of two that divides array.size. Halving: at distance p/2, p/4, ..., 1 exchange
+    with rank XOR distance the half of your part that is theirs, and add what you get to the half that is
+    yours. Doubling: the same way back, with finished parts.
     """
     raise Todo("18.2: log2 p exchanges that halve, log2 p that double")
 
@@ -75,7 +77,7 @@ def accumulate(
 def learning_rate(epoch: float, batch: int) -> float:
     """Return the rate of Goyal et al., section 5.1, at a time in epochs (2.5: in the middle of the third).
 
-    The reference is 0.1 * batch / 256. From 0.1 it rises in a straight line to the reference over 5 epochs;
+    The reference is 0.1 * batch / 256. From 0.1 it goes in a straight line to the reference over 5 epochs;
     from epochs 30, 60 and 80 on it is a tenth, a hundredth and a thousandth of it.
     """
     raise Todo("18.5: linear scaling, gradual warm-up, three steps")

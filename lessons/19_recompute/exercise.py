@@ -42,13 +42,17 @@ class Segment:
         self.function = function
 
     def forward(self, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Return the output. Keep x and where `random` stood before (`random.bit_generator.state`)."""
+        """Return the output.
+
+        Keep x and where `random` stood before (`random.bit_generator.state`), and nothing else.
+        """
         raise Todo("19.2: remember where the generator stood")
 
     def backward(self, cotangent: np.ndarray) -> np.ndarray:
         """Run the function again, with the random numbers of the first run, and return the cotangent of x.
 
-        The generator that the program uses must not notice: make one of your own for this.
+        The generator that the program uses must not notice: make one of your own for this,
+        `own = np.random.default_rng()`, and set `own.bit_generator.state`.
         """
         raise Todo("19.2: a generator in the old state, then the function's own way back")
 

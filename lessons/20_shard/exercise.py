@@ -3,10 +3,13 @@
 Replace each `raise Todo(...)`; keep the names. `minigrad check 20` checks all, `minigrad check 20.2` one.
 
 A `world` has `rank`, `size` and, among others, these verbs on flat arrays of float64:
-    world.reduce_scatter(array, out, counts=[...])   add `array` up over ranks; rank r gets piece r, of
-    counts[r] entries world.all_gather(array, out, counts=[...])       everybody gets, in `out`, the pieces
-    of all ranks in turn world.all_reduce(array)                          replace `array` by its sum over
-    ranks
+
+    world.reduce_scatter(array, out, counts=[...])
+        adds `array` up over ranks; `out` becomes the rank's own piece of the sum, counts[rank] entries long
+    world.all_gather(array, out, counts=[...])
+        everybody gets in `out` the pieces `array` of all ranks, one after the other
+    world.all_reduce(array)
+        replaces `array` by its sum over ranks
 """
 
 from collections.abc import Callable
@@ -47,7 +50,7 @@ class ShardedAdam:
         `gradient` is this rank's part of a sum: the gradient is the sum over ranks. Adam with betas 0.9 and
         0.999: m = 0.9 m + 0.1 g, v = 0.999 v + 0.001 g g, both divided by 1 - beta ** steps, and the
         parameter less rate * m / (sqrt(v) + 1e-8). Send no more than 2 (N - 1) entries for each parameter,
-        over all ranks together.
+        over all N ranks together (an all-reduce takes that much alone), and keep no other arrays.
         """
         raise Todo("20.2: reduce-scatter, update the shard, all-gather")
 
@@ -78,7 +81,7 @@ class Unit:
         self.gradient = np.zeros_like(own)  # of this rank's shard, summed over ranks
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """Gather the weights, run the layer, keep x, and let the weights go."""
+        """Gather the weights, return what the layer makes of them and x; keep x, and let the weights go."""
         raise Todo("20.4: whole weights only in here")
 
     def backward(self, cotangent: np.ndarray) -> np.ndarray:

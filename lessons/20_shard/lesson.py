@@ -168,10 +168,10 @@ figure("traffic", picture, "Traffic by stage, counted.")
 # ## Exercises
 #
 # 1. `shard`: who owns what, without padding.
-# 2. `sharded_step`: stage 1 with Adam.
+# 2. `ShardedAdam`: stage 1 with Adam.
 # 3. `joint_norm`: the norm of a gradient that nobody holds.
 # 4. `Unit`: stage 3 for one layer.
-# 5. `memory`: the formulas, and Table 1.
+# 5. `memory` and `fewest_ranks`: the formulas, and Table 1.
 #
 # ## To remember
 #

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minigrad.lessons.checking import exercise, few, require, require_close, wrong
+from minigrad.lessons.checking import count, exercise, few, require, require_close, wrong
 
 STATES = {"passes": 0, "p16": 2, "g16": 2, "update": 0, "p32": 4, "m": 4, "v": 4}
 FLOW = {
@@ -49,8 +49,10 @@ def check_best_placement(answer, flow):
         for bits in product((0, 1), repeat=len(free))
     ]
     moved, left = min(judged(host) for host in sets if host)
-    told, host = answer.best_placement(sizes, edges, pinned)
-    host = set(host)
+    found = answer.best_placement(sizes, edges, pinned)
+    pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], set | frozenset)
+    require(pair, f"return the bytes moved and the set of nodes on the host; yours returns {found!r}")
+    told, host = found
     require(host and host <= set(free), f"nodes {sorted(host)} on the host: take some of {free}")
     require(
         judged(host)[0] == moved,
@@ -120,7 +122,7 @@ def check_offloaded_adam(answer, size, steps, seed):
     rate = 1e-4  # smaller than what float16 can add to a number near 1
     parameters, link = OnDevice(start.copy()), Link()
     adam = answer.OffloadedAdam(parameters, link, rate)
-    what = f"{size} parameters, {steps} steps"
+    what = f"{count(size, 'parameter')}, {count(steps, 'step')}"
     link.down = link.up = 0
     for gradient in gradients:
         adam.step(OnDevice(gradient))
@@ -170,7 +172,9 @@ def check_delayed(answer, first, steps, settled):
         expected = xs[-1] - rate * gradients[-1] if late else xs[-1]
         for times in ("", " twice"):
             own.settle()
-            require_close(own.x, expected, f"first = {first}: x after {steps} steps and settling{times}")
+            require_close(
+                own.x, expected, f"first = {first}: x after {count(steps, 'step')} and settling{times}"
+            )
 
 
 @exercise("21.4", "the limit of a delay", points=1)
@@ -197,7 +201,7 @@ def check_growth(answer, delay, eighths):
 @given(delay=st.integers(0, 6), curvature=st.sampled_from([0.5, 1.0, 2.0, 8.0]))
 def check_largest_rate(answer, delay, curvature):
     found = answer.largest_rate(delay, curvature)
-    require(isinstance(found, float), f"expected a number, and yours is {found!r}")
+    require(isinstance(found, float), f"the largest rate is a float, and yours is {found!r}")
     what = f"delay {delay}, f(x) = {curvature:g} x^2 / 2"
     for factor, stable in ((0.98, True), (1.02, False)):
         x = [1.0] * (delay + 1)
@@ -232,12 +236,15 @@ def check_disk(answer, size, block, steps, again):
             expected -= 0.1 * u
             when = "" if number < steps else " (the second half by another DiskMomentum on the same file)"
             require_close(
-                parameters, expected, f"{size} parameters in blocks of {block}, step {number + 1}{when}"
+                parameters,
+                expected,
+                f"{count(size, 'parameter')} in blocks of {block}, step {number + 1}{when}",
             )
         require(path.exists(), "there is no file at the path")
         length = path.stat().st_size
         require(
-            length == 8 * size, f"{size} parameters: the file has {length} bytes, and 8 each are {8 * size}"
+            length == 8 * size,
+            f"{count(size, 'parameter')}: the file has {length} bytes, and 8 each are {8 * size}",
         )
         kept = [name for name, value in vars(own).items() if type(value) is np.ndarray and value.size >= size]
         require(not kept, f"self.{', self.'.join(kept)} keeps the state in memory; keep only the mapped file")

@@ -15,16 +15,10 @@ from minigrad.dist.schedule_check import check
 from minigrad.dist.schedules import make
 from minigrad.dist.timing import Costs, peak_activations, simulate
 from minigrad.errors import UsageError
-from minigrad.lessons.checking import exercise, few, require, require_close, wrong
+from minigrad.lessons.checking import count, exercise, few, require, require_close, wrong
 
 CATALOGUE = ["minigrad.dist.schedules.make", "minigrad.dist.schedules.Shape"]
 SHAPES = {"ranks": st.integers(1, 5), "microbatches": st.integers(1, 10)}
-
-
-def counted(number, noun):
-    """Such as "1 rank" and "3 microbatches"."""
-    plural = f"{noun}es" if noun.endswith("h") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def text_of(rows):
@@ -37,7 +31,7 @@ def text_of(rows):
 def proved(rows, ranks, microbatches, splits=False):
     """The schedule, if it can run."""
     text = text_of(rows)
-    what = f"{counted(ranks, 'rank')}, {counted(microbatches, 'microbatch')}"
+    what = f"{count(ranks, 'rank')}, M = {microbatches}"
     require(len(rows) == ranks, f"{what}: your schedule has {len(rows)} rows\n{text}")
     try:
         schedule = parse(text, name="of yours")
@@ -54,7 +48,7 @@ def proved(rows, ranks, microbatches, splits=False):
 def check_cost(rows, ranks, microbatches, peaks):
     """As fast as the bubble of the paper says, within its memory."""
     schedule = proved(rows, ranks, microbatches)
-    what = f"{counted(ranks, 'rank')}, {counted(microbatches, 'microbatch')}"
+    what = f"{count(ranks, 'rank')}, M = {microbatches}"
     for forward, backward in ((1, 2), (2, 1), (1, 1)):
         time_taken = simulate(schedule, Costs(forward, backward)).makespan
         least = (microbatches + ranks - 1) * (forward + backward)
@@ -73,6 +67,7 @@ def check_cost(rows, ranks, microbatches, peaks):
 
 def check_training(rows):
     """A net in stages, trained by the schedule, against the same net on one rank."""
+    text_of(rows)
     ranks, microbatches = len(rows), 6
     schedule = proved(rows, ranks, microbatches)
     random = np.random.default_rng(0)
@@ -182,6 +177,7 @@ def chains(draw):
 def check_cut(answer, chain):
     costs, stages = chain
     found = answer.cut(list(costs), stages)
+    require(isinstance(found, list | tuple), f"cut returns a list of numbers, and yours returns {found!r}")
 
     def dearest(lengths):
         ends = list(itertools.accumulate(lengths, initial=0))
@@ -231,17 +227,19 @@ def check_stash(answer, ranks, microbatches, seed):
     weights = random.uniform(0.5, 1.5, size=ranks).tolist()
     inputs, targets = random.normal(size=(2, microbatches)).tolist()
     stages = [answer.Stage(w, 0.1) for w in weights]
-    what = f"{counted(ranks, 'stage')}, {counted(microbatches, 'microbatch')}"
+    what = f"{count(ranks, 'stage')}, M = {microbatches}"
     made = {}
     for span in sorted(simulate(make("1f1b", ranks, microbatches)).spans, key=lambda span: span.stop):
         s, j, kind = span.action.stage, span.action.microbatch, span.action.kind.value
         if kind == "F":
             value = inputs[j] if s == 0 else made[s - 1, "F", j]
             made[s, "F", j] = stages[s].forward(j, value)
+            require(made[s, "F", j] is not None, "forward returns None; return weight * x")
         else:
             last = s == ranks - 1
             value = made[s, "F", j] - targets[j] if last else made[s + 1, "B", j]
             made[s, "B", j] = stages[s].backward(j, value)
+            require(made[s, "B", j] is not None, "backward returns None; return the cotangent of x")
         held = len(stages[s].stash)
         require(
             held <= ranks - s,
@@ -265,7 +263,7 @@ def check_zero_bubble(answer, ranks, more):
     microbatches = 2 * ranks + more
     rows = answer.zero_bubble(ranks, microbatches)
     schedule = proved(rows, ranks, microbatches)
-    what = f"{counted(ranks, 'rank')}, {counted(microbatches, 'microbatch')}"
+    what = f"{count(ranks, 'rank')}, M = {microbatches}"
     whole = sorted({word for row in rows for word in row if word.startswith("B")})
     require(not whole, f"{what}: {', '.join(whole[:3])} are whole backwards; split them into I and W")
     held = [round(h) for h in peak_activations(schedule)]

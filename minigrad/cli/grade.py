@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Grade a folder of submissions: one folder a learner, in it lesson folders (01_graphs/exercise.py, ...)
-as `minigrad learn` and `minigrad export` make them. Writes grades.csv (a row a learner and lesson) and grades.json
-(everything, with the seed and the version of the checks, so that grading can be repeated).
+as `minigrad learn` and `minigrad export` make them. Writes grades.csv (a row a learner and lesson) and
+grades.json (everything, with the seed and the version of the checks, so that grading can be repeated).
 
-Each answer runs in a process of its own, without rights and network, in limited time and memory, where the
-course cannot be changed and other submissions are not seen; where the system does not offer all of
-that, it says so.
+Each answer runs in processes that end with it, without rights and network, in limited time and memory, where
+no file can be changed and other submissions are not seen. Where the system does not offer all of that,
+it says so; do not grade as root then.
 """
 PARTS = {
     "limits": "its time and memory are not limited",
     "network": "it can reach the network",
-    "course": "it can change the course",
+    "files": "it can change your files",
     "rights": "it has your rights",
+    "processes": "what it starts may go on running",
 }
 GIBIBYTE = 1 << 30
 
@@ -104,7 +105,7 @@ def grade_one(
     profile = "check" if args.quick else "grade"
     seconds = SECONDS[profile] * (1 + sum(len(exercise.checks) for exercise in lesson.exercises))
     with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
-        os.chmod(folder, 0o755)
+        os.chmod(folder, 0o777)
         subject = Path(folder, "exercise.py")
         shutil.copyfile(answer, subject)
         hidden = [submissions] if submissions.resolve() not in (HOME, *HOME.parents) else []
@@ -112,9 +113,9 @@ def grade_one(
             seconds=seconds,
             memory_bytes=int(args.memory * GIBIBYTE),
             hidden=hidden,
-            read_only=[HOME, Path(__file__).resolve().parents[1]],
+            writable=[Path(folder)],
         )
-        return check(lesson, subject, profile=profile, seed=seed, command=prefix)
+        return check(lesson, subject, profile=profile, seed=seed, command=prefix, scratch=Path(folder))
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -40,7 +40,8 @@ def main(args: argparse.Namespace) -> int:
     for lesson in lessons():
         exercise = own_exercise(lesson)
         state = "" if exercise is None else state_of(exercise.parent)
-        words = (lesson.title, lesson.builds, lesson.paper, str(lesson.ranks), str(lesson.minutes), state)
+        papers = "; ".join(part.partition(",")[0].strip() for part in lesson.paper.split(";"))
+        words = (lesson.title, lesson.builds, papers, str(lesson.ranks), str(lesson.minutes), state)
         table.add_row(str(lesson.number), *words)
     Console(highlight=False).print(table)
     print("\n`minigrad learn N` begins a lesson; `minigrad check N` checks your answers")

@@ -12,7 +12,7 @@ import pytest
 
 from minigrad.lessons import Lesson, find_lesson, lessons
 from minigrad.lessons.mutants import mutants_of, plant
-from minigrad.lessons.verdict import check
+from minigrad.lessons.verdict import check, check_each
 from tests.packaging.tree import ROOT
 
 NUMBERS = [lesson.number for lesson in lessons()]
@@ -69,12 +69,13 @@ def test_every_mutant_is_caught(number, tmp_path):
     lesson = find_lesson(number)
     mutants = mutants_of(lesson)
     assert 5 <= len(mutants) <= 12
-    escaped = []
-    for mutant in mutants:
-        result = check(lesson, plant(lesson, mutant, tmp_path), key=mutant.exercise, seconds=20)
-        if result.verdicts[0].state not in ("failed", "endless"):
-            escaped.append((mutant.mistake, result.verdicts[0]))
-    assert escaped == []
+    planted = []
+    for number, mutant in enumerate(mutants):
+        (tmp_path / str(number)).mkdir()
+        planted.append((mutant.exercise, plant(lesson, mutant, tmp_path / str(number))))
+    verdicts = check_each(lesson, planted)
+    caught = {mutant.mistake: one.state for mutant, one in zip(mutants, verdicts, strict=True)}
+    assert {name: state for name, state in caught.items() if state not in ("failed", "endless")} == {}
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -240,11 +240,14 @@ def add(x, y):
             found.append("network")
     if list(Path(SUBMISSIONS).glob("*")):
         found.append("others")
-    try:
-        (Path(HOME) / "planted.py").write_text("")
-        found.append("course")
-    except OSError:
-        pass
+    for folder in (HOME, OWN):  # OWN may be written by the very user who runs this
+        try:
+            (Path(folder) / "planted.py").write_text("")
+            found.append(folder)
+        except OSError:
+            pass
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "61.2345"])  # a process that would outlive its check
     raise RuntimeError(f"reached {found}")
 """
 
@@ -256,6 +259,7 @@ def test_graded_answers_are_contained(tmp_path, monkeypatch, capsys):
     for who, source in (("ann", (first.folder / "solution.py").read_text()), ("=bob", SNOOP)):
         (tmp_path / "all" / who / first.name).mkdir(parents=True)
         head = f"SUBMISSIONS = {str(tmp_path / 'all')!r}\nHOME = {str(first.folder.parent)!r}\n"
+        head += f"OWN = {str(tmp_path)!r}\n"
         text = head + source.replace("def add", "def sum_over_paths").replace("x, y)", "a, b, c)", 1)
         (tmp_path / "all" / who / first.name / "exercise.py").write_text(text if who == "=bob" else source)
     assert main(["grade", "all", "--lessons", "1", "--quick", "--seed", "3"]) == 0
@@ -266,6 +270,8 @@ def test_graded_answers_are_contained(tmp_path, monkeypatch, capsys):
     grades = json.loads(Path("grades.json").read_text())
     messages = json.dumps(grades["grades"][0])
     assert "reached []" in messages
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(b"61.2345" in words for words in running)
 
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path, capsys):
@@ -281,7 +287,9 @@ def test_memory_and_time_are_limited(lesson):
         pytest.skip("this system does not limit processes")
     path = lesson.folder.parent / "exercise.py"
     path.write_text(RIGHT.replace("return 2 * x", "return len(bytearray(6 << 30)) * x"))
-    prefix = command(seconds=60, memory_bytes=4 << 30)
-    result = check(lesson, path, command=prefix)
+    folder = path.parent / "scratch"
+    folder.mkdir(mode=0o777)
+    prefix = command(seconds=60, memory_bytes=4 << 30, writable=[folder])
+    result = check(lesson, path, command=prefix, scratch=folder)
     assert [verdict.state for verdict in result.verdicts] == ["done", "failed"]
     assert "MemoryError" in result.verdicts[1].findings[0].message
