@@ -4,6 +4,8 @@ from minigrad.nn import (
     amp,
     augment,
     averaging,
+    bpe,
+    checks,
     data,
     datasets,
     functional,
@@ -15,6 +17,7 @@ from minigrad.nn import (
     sampling,
     utils,
 )
+from minigrad.nn.cache import Cache, DecoderCache
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
 from minigrad.nn.gpt import GPT, GPTConfig
 from minigrad.nn.layers import (
@@ -118,6 +121,10 @@ from minigrad.nn.sequences import (
 from minigrad.nn.summary import summary
 
 __all__ = [
+    "Cache",
+    "DecoderCache",
+    "bpe",
+    "checks",
     "norms",
     "datasets",
     "averaging",

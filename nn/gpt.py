@@ -19,9 +19,11 @@ from minigrad.checkpoint import checkpoint
 from minigrad.errors import ShapeError, UsageError
 from minigrad.graph import no_grad
 from minigrad.nn import functional, init
+from minigrad.nn.cache import Cache as Cache
 from minigrad.nn.containers import ModuleList
 from minigrad.nn.layers import Dropout, Embedding, LayerNorm, Linear
 from minigrad.nn.module import Module
+from minigrad.nn.sampling import beam_search, check_options, sample
 from minigrad.ops import cross_entropy, matmul, matrix_transpose, permute_dims, reshape, softmax, where
 from minigrad.ops.attention import hidden
 from minigrad.tensor import Tensor
@@ -49,31 +51,6 @@ class GPTConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"dropout must lie in [0, 1), got {self.dropout}")
-
-
-class Cache:
-    """Keys and values of the positions that one attention layer has seen: (batch, heads, up to `context`,
-    width of a head).
-    """
-
-    def __init__(self, context: int) -> None:
-        self.context, self.length = context, 0
-        self._keys: Any = None
-        self._values: Any = None
-
-    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values (batch, heads, time, width) and return all so far."""
-        stop = self.length + keys.shape[2]
-        if stop > self.context:
-            raise ShapeError(f"{stop} positions do not fit a context of {self.context}")
-        if self._keys is None:
-            shape = (*keys.shape[:2], self.context, keys.shape[3])
-            xp = backend.namespace(keys.data)
-            self._keys, self._values = (xp.empty(shape, dtype=keys.dtype) for _ in range(2))
-        self._keys[:, :, self.length : stop] = keys.data
-        self._values[:, :, self.length : stop] = values.data
-        self.length = stop
-        return Tensor.of(self._keys[:, :, :stop]), Tensor.of(self._values[:, :, :stop])
 
 
 class CausalSelfAttention(Module):
@@ -195,31 +172,40 @@ class GPT(Module):
         return cross_entropy(logits, Tensor(targets, device=self.wte.weight.device), reduction=reduction)
 
     def generate(
-        self, tokens: Any, count: int, *, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        tokens: Any,
+        count: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
     ) -> list[int]:
         """Continue one sequence of token numbers by `count` sampled ones and return those.
 
-        Temperature 0 takes the likeliest token. With `top_k`, only the k likeliest are drawn from.
+        Temperature 0 takes the likeliest token; `top_k` and `top_p` are those of `sampling.probabilities`.
         """
-        return list(self.stream(tokens, count, temperature=temperature, top_k=top_k, seed=seed))
+        options: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        return list(self.stream(tokens, count, seed=seed, **options))
 
     def stream(
-        self, tokens: Any, count: int, *, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        tokens: Any,
+        count: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
     ) -> Iterator[int]:
         """Yield what `generate` returns, each token as soon as it is drawn.
 
         Keys and values are cached. When the context is full, the newer half of it is read again and the
-        window moves on. Raises UsageError for an empty start, a negative temperature, or top_k outside 1 ...
-        vocabulary.
+        window moves on. Raises UsageError for an empty start or an option out of range.
         """
-        history = [int(token) for token in tokens]
-        vocabulary, context = self.config.vocabulary, self.config.context
-        if not history or min(history) < 0 or max(history) >= vocabulary:
-            raise UsageError(f"generation starts from at least one token between 0 and {vocabulary - 1}")
-        if not temperature >= 0:
-            raise UsageError(f"temperature must not be negative, got {temperature}")
-        if top_k is not None and not 1 <= top_k <= vocabulary:
-            raise UsageError(f"top-k must lie between 1 and the vocabulary's {vocabulary}, got {top_k}")
+        history, context = self._start(tokens), self.config.context
+        options: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        check_options(self.config.vocabulary, **options)
         was_training = self.training
         self.eval()
         try:
@@ -230,27 +216,49 @@ class GPT(Module):
                     pending = history[-context:] if not caches else history[-max(1, context // 2) :]
                     caches = [Cache(context) for _ in self.h]
                 with no_grad():
-                    logits = self(numpy.asarray([pending]), caches).numpy()[0, -1].astype("float64")
-                token = _draw(logits, temperature, top_k, random.generator(seed, "sample", len(history)))
+                    logits = self(numpy.asarray([pending]), caches)[0, -1]
+                token = int(sample(logits, random.generator(seed, "sample", len(history)), **options))
                 history.append(token)
                 pending = [token]
                 yield token
         finally:
             self.train(was_training)
 
+    def beam(
+        self, tokens: Any, count: int, *, width: int, end: int | None = None, penalty: float = 0.0
+    ) -> list[tuple[list[int], float]]:
+        """The likeliest continuations of one sequence by up to `count` tokens, best first, with their
+        log-probabilities: `sampling.beam_search`, each token read once.
 
-def _draw(
-    logits: numpy.ndarray, temperature: float, top_k: int | None, generator: numpy.random.Generator
-) -> int:
-    """Draw from softmax(logits / temperature), among the top k if given."""
-    if numpy.isnan(logits).any():
-        raise UsageError("the model's logits are not numbers; its parameters hold NaN or infinity")
-    if temperature == 0:
-        return int(logits.argmax())
-    if top_k is not None and top_k < logits.size:
-        order = numpy.argsort(-logits, kind="stable")
-        logits = logits.copy()
-        logits[order[top_k:]] = -math.inf
-    weights = numpy.exp((logits - logits.max()) / temperature)
-    total = numpy.cumsum(weights)
-    return int(numpy.searchsorted(total, generator.random() * total[-1], side="right"))
+        Raises UsageError where start and continuation are longer than the context.
+        """
+        history, context = self._start(tokens), self.config.context
+        if len(history) + count - 1 > context:
+            raise UsageError(
+                f"a beam reads {len(history)} tokens and up to {count - 1} of its own, and the context is "
+                f"{context}; give at most {context - count + 1}"
+            )
+        was_training = self.training
+        self.eval()
+        caches = [Cache(context) for _ in self.h]
+
+        def score(beams: Any) -> Tensor:
+            return self(beams[:, caches[0].length :], caches)[:, -1]
+
+        def select(rows: Any) -> None:
+            for cache in caches:
+                cache.select(rows)
+
+        try:
+            with no_grad():
+                options: Any = {"width": width, "length": count, "end": end, "penalty": penalty}
+                return beam_search(score, history, select=select, **options)
+        finally:
+            self.train(was_training)
+
+    def _start(self, tokens: Any) -> list[int]:
+        """What is to be continued. Raises UsageError for tokens that are none."""
+        history, vocabulary = [int(token) for token in tokens], self.config.vocabulary
+        if not history or min(history) < 0 or max(history) >= vocabulary:
+            raise UsageError(f"generation starts from at least one token between 0 and {vocabulary - 1}")
+        return history

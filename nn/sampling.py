@@ -28,6 +28,18 @@ def _logits(logits: Any) -> Floats:
     return values
 
 
+def check_options(
+    vocabulary: int, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> None:
+    """Raise UsageError for options of `probabilities` that are out of range."""
+    if not temperature >= 0:
+        raise UsageError(f"temperature must not be negative, got {temperature}")
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise UsageError(f"top-k must lie between 1 and the vocabulary's {vocabulary}, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UsageError(f"top-p must lie above 0 and be at most 1, got {top_p}")
+
+
 def probabilities(
     logits: Any, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Floats:
@@ -39,15 +51,11 @@ def probabilities(
     Case of Neural Text Degeneration, §3.1.
     """
     values = _logits(logits)
-    vocabulary = values.shape[-1]
-    if not temperature >= 0:
-        raise UsageError(f"the temperature is not negative, and this one is {temperature}")
-    if top_k is not None and not 1 <= top_k <= vocabulary:
-        raise UsageError(f"top_k lies between 1 and the vocabulary's {vocabulary}, and is {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UsageError(f"top_p lies above 0 and up to 1, and is {top_p}")
+    check_options(values.shape[-1], temperature=temperature, top_k=top_k, top_p=top_p)
     if temperature == 0:
         top_k, temperature = 1, 1.0
+    if top_k is None and top_p is None:
+        return softmax(values / temperature, axis=-1)
     order = numpy.argsort(-values, axis=-1, kind="stable")
     ranked = numpy.take_along_axis(values, order, axis=-1)
     ranked = (ranked - ranked[..., :1]) / temperature
@@ -89,13 +97,16 @@ def beam_search(
     length: int,
     end: int | None = None,
     penalty: float = 0.0,
+    select: Callable[[Integers], None] | None = None,
 ) -> list[tuple[list[int], float]]:
     """Sequences that go on from `start` by up to `length` tokens, best first, with their log-probabilities.
 
-    `score` takes tokens (sequences, time) and returns logits of what comes next (sequences, vocabulary). At
-    each step the `width` best are kept; what ends in `end` is put aside. The order is that of the
-    log-probability over ((5 + n) / 6)^penalty for n new tokens. Returns at most `width` sequences, without
-    the start. Paper: Wu et al. 2016, Google's Neural Machine Translation System, eq. 14, for the penalty.
+    `score` takes tokens (sequences, time) and returns logits of what comes next (sequences, vocabulary).
+    Before every call but the first, `select` is told which of the sequences scored last each one goes on
+    from, for caches. At each step the `width` best are kept; what ends in `end` is put aside. The order is
+    that of the log-probability over ((5 + n) / 6)^penalty for n new tokens. Returns at most `width`
+    sequences, without the start. Paper: Wu et al. 2016, Google's Neural Machine Translation System, eq. 14,
+    for the penalty.
     """
     if width < 1 or length < 1 or not len(start):
         raise UsageError(
@@ -117,12 +128,15 @@ def beam_search(
         for row in numpy.flatnonzero(ended if step < length else going):
             found = beams[row, len(start) :].tolist()
             done.append((float(totals[row]) / ((5 + step) / 6) ** penalty, found, float(totals[row])))
-        beams, totals = beams[going & ~ended], totals[going & ~ended]
+        on = going & ~ended
+        beams, totals, rows = beams[on], totals[on], rows[on]
         if not len(beams):
             break
         done.sort(key=lambda entry: -entry[0])
         # Log-probabilities only fall: without a penalty, what still goes on cannot come in among the best.
         if penalty == 0 and len(done) >= width and done[width - 1][0] >= totals.max():
             break
+        if select is not None and step < length:
+            select(rows)
     done.sort(key=lambda entry: -entry[0])
     return [(tokens_, total) for _, tokens_, total in done[:width]]

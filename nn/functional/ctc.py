@@ -68,7 +68,10 @@ def ctc_loss(
     used = numpy.arange(labels.shape[1]) < lengths[:, None]
     labels = numpy.where(used, labels, blank)
     if not 0 <= blank < classes or ((labels < 0) | (labels >= classes) | (used & (labels == blank))).any():
-        raise UsageError(f"ctc_loss: targets are classes 0 ... {classes - 1} without the blank {blank}")
+        raise UsageError(
+            f"ctc_loss: targets are classes 0 ... {classes - 1} without the blank {blank}, and these are "
+            f"{numpy.unique(labels[used])[:9].tolist()}"
+        )
     loss = -_log_likelihood(log_probs, labels, spans, lengths, blank)
     impossible = loss > -NEVER / 2
     loss = ops.where(impossible, 0.0 if zero_infinity else numpy.inf, loss)

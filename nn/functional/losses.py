@@ -282,7 +282,9 @@ def margin_ranking_loss(
     input1: Tensor, input2: Tensor, target: Any, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
     """max(0, margin - target · (x1 - x2)); target 1 asks for x1 > x2, -1 for the other order."""
-    return reduced(ops.relu(margin - target * (input1 - input2)), reduction)
+    target = target if isinstance(target, Tensor) else Tensor(target, device=input1.device)
+    signs = target.astype(input1.dtype)
+    return reduced(ops.relu(margin - signs * (input1 - input2)), reduction)
 
 
 def triplet_margin_loss(

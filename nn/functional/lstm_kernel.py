@@ -29,15 +29,16 @@ def _cut(gates: Any, size: int) -> list[Any]:
 
 def _forward(
     xp: Any, inputs: Any, weight: Any, hidden: Any, cell: Any, *, reverse: bool
-) -> tuple[Any, tuple[Any, Any]]:
+) -> tuple[Any, tuple[Any, Any, Any, Any]]:
     steps, batch, width = inputs.shape
     size, dtype = width // 4, inputs.dtype
-    out = xp.empty((2, steps, batch, size), dtype=dtype)
+    out = xp.empty((steps + 1, batch, size), dtype=dtype)
     gates = xp.empty(inputs.shape, dtype=dtype)
-    squashed = xp.empty((steps, batch, size), dtype=dtype)  # tanh of every cell
+    cells, squashed = (xp.empty((steps, batch, size), dtype=dtype) for _ in range(2))  # c and tanh c
     half = xp.concat([xp.full(n * size, a, dtype=dtype) for n, a in ((2, 0.5), (1, 1.0), (1, 0.5))])
     rest = 1.0 - half
-    across = weight.T
+    across = weight.T.copy()  # in one piece: all steps multiply by it
+    entering = xp.empty((batch, size), dtype=dtype)
     for t in order(steps, reverse):
         z = gates[t]
         xp.matmul(hidden, across, out=z)
@@ -47,45 +48,52 @@ def _forward(
         z *= half
         z += rest
         i, f, g, o = _cut(z, size)
-        c = xp.multiply(f, cell, out=out[1, t])
-        c += i * g
-        hidden = xp.multiply(o, xp.tanh(c, out=squashed[t]), out=out[0, t])
-        cell = c
-    return out, (out, (gates, squashed))
+        cell = xp.multiply(f, cell, out=cells[t])
+        cell += xp.multiply(i, g, out=entering)
+        hidden = xp.multiply(o, xp.tanh(cell, out=squashed[t]), out=out[t])
+    out[steps] = cell
+    return out, (out, gates, cells, squashed)
 
 
 def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, reverse: bool) -> list[Any]:
     inputs, weight, start, first = arrays
-    out, (gates, squashed) = kept
+    out, gates, cells, squashed = kept
     steps, batch, width = inputs.shape
     size = width // 4
     moved = xp.empty(inputs.shape, dtype=inputs.dtype)
     dh = xp.zeros((batch, size), dtype=inputs.dtype)
-    dc = xp.zeros((batch, size), dtype=inputs.dtype)
+    dc = v[steps].copy()
+    slope = xp.empty((batch, width), dtype=inputs.dtype)
+    scratch = xp.empty((batch, size), dtype=inputs.dtype)
+    logistic, candidate = (slice(0, 2 * size), slice(3 * size, None)), slice(2 * size, 3 * size)
     forwards = list(order(steps, reverse))
     for place in range(steps - 1, -1, -1):
         t = forwards[place]
-        before = out[1, forwards[place - 1]] if place else first
-        (i, f, g, o), tc = _cut(gates[t], size), squashed[t]
-        di, df, dg, do = _cut(moved[t], size)
-        dh = dh + v[0, t]
-        xp.multiply(dh, tc, out=do)
+        before = cells[forwards[place - 1]] if place else first
+        s, tc, d = gates[t], squashed[t], moved[t]
+        (i, f, g, o), (di, df, dg, do) = _cut(s, size), _cut(d, size)
+        dh += v[t]
         # The cell's cotangent: its own, and what came through h = o tanh(c).
-        dc = dc + v[1, t]
-        dc += dh * o * (1.0 - tc * tc)
+        xp.multiply(dh, tc, out=do)
+        xp.multiply(do, tc, out=scratch)
+        xp.subtract(dh, scratch, out=scratch)
+        scratch *= o
+        dc += scratch
         xp.multiply(dc, g, out=di)
         xp.multiply(dc, before, out=df)
         xp.multiply(dc, i, out=dg)
-        for gradient, gate in ((di, i), (df, f), (do, o)):
-            gradient *= gate
-            gradient *= 1.0 - gate
-        dg *= 1.0 - g * g
+        # Through the gates: s (1 - s) = s - s² for the logistic function, 1 - g² for tanh.
+        xp.multiply(s, s, out=slope)
+        for part in logistic:
+            xp.subtract(s[:, part], slope[:, part], out=slope[:, part])
+        xp.subtract(1.0, slope[:, candidate], out=slope[:, candidate])
+        d *= slope
         dc *= f
-        dh = xp.matmul(moved[t], weight)
+        xp.matmul(d, weight, out=dh)
     dw = None
     if needs[1]:
         # Of step t with the hidden state before it: all but the first lie in `out`, one step away.
-        later, earlier = (moved[:-1], out[0, 1:]) if reverse else (moved[1:], out[0, :-1])
+        later, earlier = (moved[:-1], out[1:steps]) if reverse else (moved[1:], out[: steps - 1])
         rows = (steps - 1) * batch
         dw = xp.matmul(later.reshape(rows, width).T, earlier.reshape(rows, size))
         dw += xp.matmul(moved[forwards[0]].T, start)
@@ -95,10 +103,11 @@ def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, rev
 @fused(forward=_forward, pull=_pull)
 def _lstm_sequence(inputs: Any, weight: Any, hidden: Any, cell: Any, /, *, reverse: bool) -> Tensor:
     steps = ops.unstack(inputs)
-    found: dict[int, tuple[Tensor, ...]] = {}
+    found: dict[int, Tensor] = {}
     for t in order(len(steps), reverse):
-        hidden, cell = found[t] = lstm_step(steps[t], hidden, cell, weight, None)
-    return ops.stack([ops.stack([found[t][k] for t in range(len(steps))]) for k in range(2)])
+        hidden, cell = lstm_step(steps[t], hidden, cell, weight, None)
+        found[t] = hidden
+    return ops.stack([*(found[t] for t in range(len(steps))), cell])
 
 
 del OPERATIONS["lstm_sequence"]  # not of the engine's catalogue; tests/nn/test_recurrent.py sweeps it
@@ -107,7 +116,7 @@ del OPERATIONS["lstm_sequence"]  # not of the engine's catalogue; tests/nn/test_
 def lstm_sequence(
     inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, *, reverse: bool = False
 ) -> Tensor:
-    """All hidden states and all cells, (2, time, N, H), in the order of time, also when read in `reverse`.
+    """All hidden states and then the last cell, (time + 1, N, H); in the order of time also in `reverse`.
 
     Shapes: inputs (time, N, 4 H), what the input contributes to the gates i f g o with all biases; weight (4
     H, H); hidden and cell (N, H).

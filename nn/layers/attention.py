@@ -8,6 +8,7 @@ from typing import Any
 from minigrad import ops
 from minigrad.errors import ShapeError, UsageError
 from minigrad.nn import init
+from minigrad.nn.cache import Cache
 from minigrad.nn.functional.attention import attention_and_weights, scaled_dot_product_attention
 from minigrad.nn.functional.dropout import check_probability
 from minigrad.nn.layers.dropout import new_stream
@@ -125,6 +126,8 @@ class MultiheadAttention(Module):
         attn_mask: Any = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
+        *,
+        cache: Cache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The attended values, in the shape of query, and the weights (batch, queries, keys), or None.
 
@@ -132,6 +135,7 @@ class MultiheadAttention(Module):
         first with `batch_first`; or without batch. Masks are true (or -∞) where NOT to look, as in torch:
         key_padding_mask (batch, keys), attn_mask (queries, keys) or (batch · heads, queries, keys).
         `is_causal` hides later keys. Weights are means over heads unless `average_attn_weights` is False.
+        With a `cache`, keys and values are those of all calls, and masks are for all of them.
         """
         alone, same = query.ndim == 2, query is key is value
         if alone and key_padding_mask is not None:
@@ -142,11 +146,12 @@ class MultiheadAttention(Module):
         drop = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         plain = key_padding_mask is None and attn_mask is None and self.bias_k is None
-        if plain and same and self.packed and not (need_weights or drop or self.add_zero_attn):
+        plain = plain and same and self.packed and cache is None
+        if plain and not (need_weights or drop or self.add_zero_attn):
             packed = ops.linear(query, self._parameter("in"), self.in_proj_bias)
             joined = ops.self_attention(packed, heads=self.num_heads, is_causal=is_causal)
         else:
-            q, k, v = (self._heads(x) for x in self._projected(query, key, value))
+            q, k, v = self._cached(query, key, value, cache)
             k, v, more = self._extended(k, v)
             mask = self._combined(attn_mask, key_padding_mask, q, k.shape[2] - more, is_causal, more)
             if need_weights:
@@ -190,6 +195,18 @@ class MultiheadAttention(Module):
         biases = (None,) * 3 if self.in_proj_bias is None else ops.chunk(self.in_proj_bias, 3)
         parts = zip((query, key, value), weights, biases, strict=True)
         return tuple(ops.linear(x, weight, bias) for x, weight, bias in parts)
+
+    def _cached(
+        self, query: Tensor, key: Tensor, value: Tensor, cache: Cache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, and keys and values with those that were there before, each (batch, heads, time, head)."""
+        if cache is not None and cache.whole and cache.length:
+            weight, bias = self._parameter("in" if self.packed else "q"), self.in_proj_bias
+            first = slice(self.embed_dim)
+            q = ops.linear(query, weight[first], None if bias is None else bias[first])
+            return self._heads(q), *cache.seen()
+        q, k, v = (self._heads(x) for x in self._projected(query, key, value))
+        return (q, k, v) if cache is None else (q, *cache.extend(k, v))
 
     def _heads(self, x: Tensor) -> Tensor:
         batch, time, width = x.shape

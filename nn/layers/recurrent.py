@@ -247,9 +247,10 @@ class LSTM(_Recurrent):
             return super()._walk(inputs, sizes, start, suffix)
         reverse, weight = suffix.endswith("reverse"), getattr(self, "weight_hh" + suffix)
         steps = inputs.reshape(len(sizes), sizes[0], inputs.shape[1])
-        hidden, cells = ops.unstack(lstm_sequence(steps, weight, *start, reverse=reverse))
-        last = 0 if reverse else -1
-        return hidden.reshape(inputs.shape[0], self.hidden_size), (hidden[last], cells[last])
+        found = lstm_sequence(steps, weight, *start, reverse=reverse)
+        hidden, cell = _cut(found, axis=0, sizes=(len(sizes), 1), dropped=False)
+        last = hidden[0 if reverse else -1]
+        return hidden.reshape(inputs.shape[0], self.hidden_size), (last, ops.squeeze(cell, axis=0))
 
     def _step(self, weight: Tensor, bias: Tensor | None) -> Step:
         return lambda inputs, state: lstm_step(inputs, state[0], state[1], weight, None)

@@ -14,6 +14,7 @@ from typing import Any
 from minigrad import ops
 from minigrad.errors import UsageError
 from minigrad.nn import init
+from minigrad.nn.cache import Cache, DecoderCache
 from minigrad.nn.containers import ModuleList
 from minigrad.nn.layers.attention import MultiheadAttention
 from minigrad.nn.layers.dropout import Dropout, new_stream
@@ -75,12 +76,19 @@ class _Layer(Module):
         return out
 
     def _attend(
-        self, name: str, x: Tensor, other: Tensor | None, mask: Any, padding: Any, causal: bool
+        self,
+        name: str,
+        x: Tensor,
+        other: Tensor | None,
+        mask: Any,
+        padding: Any,
+        causal: bool,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Attention of x to itself, or to `other`; batches come first in here."""
         keys = x if other is None else other
         out: Tensor = getattr(self, name)(
-            x, keys, keys, padding, need_weights=False, attn_mask=mask, is_causal=causal
+            x, keys, keys, padding, need_weights=False, attn_mask=mask, is_causal=causal, cache=cache
         )[0]
         return out
 
@@ -124,21 +132,19 @@ class TransformerDecoderLayer(_Layer):
         memory_key_padding_mask: Any = None,
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
+        *,
+        cache: tuple[Cache, Cache] | None = None,
     ) -> Tensor:
         """Shapes: tgt (targets, batch, d_model), memory (sources, batch, d_model), batch first with
-        `batch_first`, or without batch. Masks as in `MultiheadAttention`.
+        `batch_first`, or without batch. Masks as in `MultiheadAttention`. With a `cache` (one of the targets,
+        one of the memory), tgt is what follows those that are in it.
         """
         x, seen = self._batch_first(tgt), self._batch_first(memory)
-        x = self._residual(
-            1, x, lambda y: self._attend("self_attn", y, None, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
-        )
-        x = self._residual(
-            2,
-            x,
-            lambda y: self._attend(
-                "multihead_attn", y, seen, memory_mask, memory_key_padding_mask, memory_is_causal
-            ),
-        )
+        own, across = (None, None) if cache is None else cache
+        masks = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+        x = self._residual(1, x, lambda y: self._attend("self_attn", y, None, *masks, own))
+        others = (memory_mask, memory_key_padding_mask, memory_is_causal)
+        x = self._residual(2, x, lambda y: self._attend("multihead_attn", y, seen, *others, across))
         return self._batch_first(self._residual(3, x, self._feed_forward))
 
 
@@ -184,9 +190,14 @@ class TransformerDecoder(Module):
         memory_key_padding_mask: Any = None,
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
+        *,
+        cache: DecoderCache | None = None,
     ) -> Tensor:
+        """As the layers; with a `cache`, tgt is what follows those that are in it, and the memory is read
+        once.
+        """
         x = tgt
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             x = layer(
                 x,
                 memory,
@@ -196,6 +207,7 @@ class TransformerDecoder(Module):
                 memory_key_padding_mask,
                 bool(tgt_is_causal),
                 memory_is_causal,
+                **({} if cache is None else {"cache": cache.layers[number]}),
             )
         return x if self.norm is None else self.norm(x)
 

@@ -2,6 +2,7 @@
 
 from minigrad.nn.models.bert import BERT
 from minigrad.nn.models.gpt2 import GPT2_SIZES, gpt2
+from minigrad.nn.models.gpt2_weights import load_gpt2, save_gpt2
 from minigrad.nn.models.lenet import LeNet
 from minigrad.nn.models.mixer import Mixer
 from minigrad.nn.models.mlp import MLP
@@ -21,10 +22,12 @@ __all__ = [
     "TranslationTransformer",
     "ViT",
     "gpt2",
+    "load_gpt2",
     "resnet101",
     "resnet18",
     "resnet34",
     "resnet50",
+    "save_gpt2",
     "vit_b_16",
     "vit_b_32",
     "vit_h_14",

@@ -8,8 +8,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
+
 from minigrad import ops
+from minigrad.errors import ShapeError
+from minigrad.graph import no_grad
 from minigrad.nn import init
+from minigrad.nn.cache import DecoderCache
 from minigrad.nn.layers import (
     Dropout,
     Embedding,
@@ -21,6 +26,7 @@ from minigrad.nn.layers import (
     TransformerEncoderLayer,
 )
 from minigrad.nn.module import Module
+from minigrad.nn.sampling import beam_search
 from minigrad.tensor import Tensor
 
 
@@ -67,18 +73,52 @@ class TranslationTransformer(Module):
         hidden = None if self.padding is None else ops.equal(source, self.padding)
         return self.encoder(self._embedded(source), None, hidden), hidden
 
-    def decode(self, target: Any, memory: Tensor, hidden: Tensor | None) -> Tensor:
-        """Logits (batch, targets, vocabulary); place i sees the targets up to i."""
+    def decode(
+        self, target: Any, memory: Tensor, hidden: Tensor | None, *, cache: DecoderCache | None = None
+    ) -> Tensor:
+        """Logits (batch, targets, vocabulary); place i sees the targets up to i, those in `cache` first."""
         target = target if isinstance(target, Tensor) else Tensor(target, device=self.embedding.weight.device)
-        x = self.decoder(self._embedded(target), memory, memory_key_padding_mask=hidden, tgt_is_causal=True)
-        return ops.linear(x, self.embedding.weight)
+        x = self._embedded(target, 0 if cache is None else cache.length)
+        causal = {"memory_key_padding_mask": hidden, "tgt_is_causal": True, "cache": cache}
+        return ops.linear(self.decoder(x, memory, **causal), self.embedding.weight)
 
     def forward(self, source: Any, target: Any) -> Tensor:
         memory, hidden = self.encode(source)
         return self.decode(target, memory, hidden)
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        out: Tensor = self.positions(self.embedding(tokens) * math.sqrt(self.width))
+    def translate(
+        self, source: Any, *, start: int, end: int | None, length: int, width: int = 4, penalty: float = 0.6
+    ) -> list[tuple[list[int], float]]:
+        """The likeliest targets of one source (sources,), best first, with their log-probabilities.
+
+        A beam of `width` begins with the token `start` and takes up to `length` more; each token is read
+        once. The other arguments are those of `sampling.beam_search`.
+        """
+        tokens = numpy.asarray(source)
+        if tokens.ndim != 1 or not len(tokens):
+            raise ShapeError(f"translate: expected one source (sources,), got shape {tokens.shape}")
+        was_training = self.training
+        self.eval()
+        try:
+            with no_grad():
+                memory, hidden = self.encode(tokens[None])
+                cache = DecoderCache(self.decoder.num_layers, length, len(tokens))
+
+                def for_each(tensor: Tensor, beams: Any) -> Tensor:
+                    return ops.broadcast_to(tensor, (len(beams), *tensor.shape[1:]))
+
+                def score(beams: Any) -> Any:
+                    masked = None if hidden is None else for_each(hidden, beams)
+                    seen = for_each(memory, beams)
+                    return self.decode(beams[:, cache.length :], seen, masked, cache=cache)[:, -1]
+
+                options: Any = {"width": width, "length": length, "end": end, "penalty": penalty}
+                return beam_search(score, [start], select=cache.select, **options)
+        finally:
+            self.train(was_training)
+
+    def _embedded(self, tokens: Tensor, start: int = 0) -> Tensor:
+        out: Tensor = self.positions(self.embedding(tokens) * math.sqrt(self.width), start)
         return out
 
 

@@ -89,11 +89,15 @@ class ViT(Module):
         batch, width = patches.shape[:2]
         tokens = ops.matrix_transpose(patches.reshape(batch, width, math.prod(patches.shape[2:])))
         token = ops.broadcast_to(self.class_token, (batch, 1, width))
-        out: Tensor = self.heads(self.encoder(ops.concat([token, tokens], axis=1))[:, 0])
+        out: Tensor = self.heads(self.encoder(ops.concat([token, tokens], axis=1)))
         return out
 
 
 class _Encoder(Module):
+    """(batch, places, width) → the first place of the last block's output, (batch, width): nobody looks at
+    the norms of the others.
+    """
+
     def __init__(
         self, places: int, layers: int, heads: int, width: int, inner: int, dropout: float, where: Any
     ) -> None:
@@ -105,7 +109,7 @@ class _Encoder(Module):
         self.ln = LayerNorm(width, 1e-6, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.ln(self.layers(self.dropout(x + self.pos_embedding)))
+        out: Tensor = self.ln(self.layers(self.dropout(x + self.pos_embedding))[:, 0])
         return out
 
 

@@ -62,7 +62,7 @@ class Adam(Optimizer):
         if decay and not self.decoupled:
             gradient = gradient + parameter * decay
         m *= beta1
-        s = gradient * (1 - beta1)
+        s = xp.multiply(gradient, 1 - beta1, out=self.scratch(m))
         m += s
         s *= gradient
         s *= (1 - beta2) / (1 - beta1)

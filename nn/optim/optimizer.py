@@ -57,6 +57,7 @@ class Optimizer(SavedState):
         self._flat_state: dict[str, Array] = {}
         self._held: int | None = None  # entries of each state array
         self._skips: list[Array | None] = []
+        self._scratch: Array | None = None
         self._forget_layout()
         self._add([self._group(one) for one in (given if grouped else [{"params": given}])])
         if not self.parameters:
@@ -284,6 +285,18 @@ class Optimizer(SavedState):
         `step` counts from 1: an integer, or a 0-d array where a device decided which steps to skip.
         """
         raise NotImplementedError
+
+    def scratch(self, like: Array) -> Array:
+        """Work space of the length and dtype of `like` for one call of `update`. Blocks share it: it stays in
+        the cache.
+        """
+        xp = self.namespace
+        if not xp.blocked:
+            return xp.empty_like(like)
+        kept = self._scratch
+        if kept is None or kept.size < like.size or kept.dtype != like.dtype:
+            kept = self._scratch = xp.empty_like(like)
+        return kept[: like.size]
 
     # ----- Shards and master copies -----
 

@@ -11,8 +11,8 @@ from minigrad.nn.optim.piece import Piece
 if TYPE_CHECKING:
     from minigrad.nn.optim.optimizer import Optimizer
 
-BLOCK = 1 << 15
-"""Entries that a step works through at a time on a processor: four arrays of them stay in its cache."""
+BLOCK = 1 << 16
+"""Entries that a step works through at a time on a processor: five arrays of them stay in its cache."""
 
 
 class Reading:

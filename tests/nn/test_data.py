@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigrad import dist
 from minigrad.errors import MinigradError
 from minigrad.nn import augment, datasets
 from minigrad.nn.data import DataLoader, TensorDataset, collate
@@ -220,3 +221,51 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MinigradError, match=r"scikit-learn.*minigrad\[course\]"):
         datasets.digits()
+
+
+# ----- Made ahead, under ranks ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_ranks_that_make_batches_ahead_see_what_one_rank_sees(ranks, prefetch):
+    """Ranks in threads, each with a thread of its own behind it, meeting after every batch."""
+    change = augment.on_first(augment.compose(augment.random_shift(1), augment.random_flip()))
+    data = TensorDataset(np.random.default_rng(0).random((11, 1, 4, 4)), np.arange(11))
+    alone = DataLoader(data, 4, shuffle=True, seed=3, transform=change)
+    expected = [sum(float(x.sum()) for x in alone.batch(step)) for step in range(2 * len(alone))]
+
+    def main(world: dist.World) -> list[float]:
+        loader = DataLoader(
+            data, 4, True, seed=3, rank=world.rank, ranks=world.size, transform=change, prefetch=prefetch
+        )
+        totals = []
+        for _ in range(2):
+            for images, labels in loader:
+                total = np.array([float(images.sum()) + float(labels.sum())])
+                world.all_reduce(total)
+                totals.append(float(total[0]))
+        return totals
+
+    before = threading.active_count()
+    for found in dist.spawn(main, ranks=ranks):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert threading.active_count() == before
+
+
+def test_images_of_a_made_ahead_epoch_keep_what_they_show():
+    """Shifted, turned, cropped, flipped and cut digits are still told apart by their nearest mean."""
+    pytest.importorskip("sklearn")
+    train, test = datasets.digits(seed=4)
+    change = augment.on_first(
+        augment.compose(augment.random_rotation(10), augment.random_crop(8, padding=1), augment.cutout(2))
+    )
+    loader = DataLoader(train, 100, shuffle=True, seed=1, transform=change, prefetch=2)
+    batches = list(loader)
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert images.shape == (len(train), 1, 8, 8)
+    assert np.bincount(labels).tolist() == np.bincount(train.arrays[1]).tolist()
+    means = np.stack([images[labels == digit].mean(0).reshape(-1) for digit in range(10)])
+    rows = test.arrays[0].reshape(len(test), -1)
+    nearest = ((rows[:, None] - means) ** 2).sum(2).argmin(1)
+    assert (nearest == test.arrays[1]).mean() > 0.7

@@ -63,6 +63,20 @@ LAYERS: dict[str, tuple[Module, tuple[tuple[int, ...], ...]]] = {
         L.TransformerDecoderLayer(2, 1, 3, 0.0, "gelu", batch_first=True, norm_first=True),
         ((2, 2, 2), (2, 3, 2)),
     ),
+    "TransformerEncoder": (
+        L.TransformerEncoder(
+            L.TransformerEncoderLayer(2, 1, 2, 0.0, "gelu", batch_first=True), 2, L.LayerNorm(2)
+        ),
+        ((2, 2, 2),),
+    ),
+    "TransformerDecoder": (
+        L.TransformerDecoder(L.TransformerDecoderLayer(2, 2, 2, 0.0, "gelu", batch_first=True), 2),
+        ((2, 2, 2), (2, 3, 2)),
+    ),
+    "Transformer": (
+        L.Transformer(4, 2, 1, 1, 3, 0.0, "gelu", batch_first=True, norm_first=True),
+        ((2, 3, 4), (2, 2, 4)),
+    ),
     "SinusoidalPositions": (L.SinusoidalPositions(4, 9), ((2, 3, 4),)),
     "LearnedPositions": (L.LearnedPositions(2, 5), ((2, 3, 2),)),
     "RotaryPositions": (L.RotaryPositions(4, 9), ((2, 3, 4),)),
@@ -80,7 +94,6 @@ LAYERS |= {
     }.items()
 }  # fmt: skip
 WITHOUT_FLOATS_IN = {"Embedding"}
-STACKS = {"TransformerEncoder", "TransformerDecoder", "Transformer"}  # of layers that are in the sweep
 
 everything = pytest.mark.parametrize("name", sorted(LAYERS))
 
@@ -105,7 +118,7 @@ def outputs(result: object) -> list[Tensor]:
 
 def test_no_layer_is_left_out():
     losses = {name for name in L.__all__ if name.endswith("Loss")}
-    assert set(L.__all__) == LAYERS.keys() | losses | WITHOUT_FLOATS_IN | STACKS
+    assert set(L.__all__) == LAYERS.keys() | losses | WITHOUT_FLOATS_IN
 
 
 @everything
@@ -177,6 +190,42 @@ def test_nothing_depends_on_numpy(name, training):
             np.testing.assert_allclose(ours.numpy(), wanted.numpy(), rtol=1e-11, atol=1e-12)
         found[0].sum().backward()
         assert all(leaf.grad is not None and leaf.grad.device == "strict" for leaf in leaves)
+
+
+def test_embedding_in_every_respect_of_the_sweep():
+    """Its inputs are numbers of rows, so the derivatives are those by its table."""
+    layer, indices = L.Embedding(5, 3, padding_idx=1, dtype="float64"), np.array([[0, 4, 4], [1, 2, 0]])
+    plain = L.Embedding(5, 3, dtype="float64")
+    check_gradients(lambda table: looked_up(plain, table, indices), plain.weight.numpy(), tolerance=1e-6)
+    whole = layer(indices).numpy()
+    np.testing.assert_array_equal(layer(indices[1:]).numpy(), whole[1:])
+    for empty in (indices[:0], indices[:, :0]):
+        out = layer(empty)
+        assert out.shape == (*empty.shape, 3)
+        out.sum().backward()
+        assert layer.weight.grad is not None
+        assert not layer.weight.grad.numpy().any()
+    assert copy.deepcopy(layer).to(dtype="float32")(indices).dtype == np.float32
+    twin = shape_only(layer)
+    assert twin(tensor(indices, device="shapes")).shape == (2, 3, 3)
+    with registered():
+        other = copy.deepcopy(layer).to(device="strict")
+        out = other(tensor(indices, device="strict"))
+        np.testing.assert_array_equal(out.numpy(), whole)
+        other.zero_grad()
+        out.sum().backward()
+        assert other.weight.grad.device == "strict"
+        assert other.weight.grad.numpy().sum(axis=1).tolist() == [6, 0, 3, 0, 6]
+
+
+def looked_up(layer: L.Embedding, table: Tensor, indices: np.ndarray) -> Tensor:
+    own = layer.weight
+    object.__setattr__(layer, "weight", table)
+    try:
+        found: Tensor = layer(indices)
+        return found
+    finally:
+        object.__setattr__(layer, "weight", own)
 
 
 @everything

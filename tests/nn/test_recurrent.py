@@ -171,7 +171,7 @@ def test_the_fast_path_is_the_composition_of_its_steps(kind, shape, reverse, see
     arrays = [make(size=s) for s in [(time, batch, gates * size), (gates * size, size)]]
     states = [make(size=(batch, size)) for _ in range(2 if kind == "LSTM" else 1)]
     arrays += states if kind == "LSTM" else [make(size=3 * size), *states]
-    v = make(size=(2, time, batch, size) if kind == "LSTM" else (time, batch, size))
+    v = make(size=(time + (kind == "LSTM"), batch, size))
     results = []
     for fast in (True, False):
         with mg.fused_operations(fast):
@@ -195,6 +195,17 @@ def test_gates_that_are_sure_neither_overflow_nor_stall():
     np.testing.assert_allclose(out.numpy().ravel(), [np.tanh(1.0), 1.0])
     out.sum().backward()
     np.testing.assert_array_equal(inputs.grad.numpy(), 0.0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", [L.RNN, L.LSTM, L.GRU])
+@pytest.mark.parametrize("place", [1, 3, 5])
+def test_nothing_leaks_from_the_future_to_the_bit(kind, place):
+    layer, x = kind(3, 4, 2, batch_first=True), np.random.default_rng(0).normal(size=(2, 6, 3))
+    other = x.copy()
+    other[:, place:] += 100.0
+    before, after = (layer(tensor(v.astype("float32")))[0].numpy() for v in (x, other))
+    np.testing.assert_array_equal(before[:, :place], after[:, :place])
+    assert (before[:, place:] != after[:, place:]).any()
 
 
 # ----- Packing ----------------------------------------------------------------------------------------

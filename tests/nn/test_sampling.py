@@ -113,6 +113,24 @@ def test_a_beam_of_one_is_greedy_and_a_wider_one_no_worse_here(seed):
     assert narrow[1] == pytest.approx(model.total(tokens))
 
 
+def test_a_beam_says_which_sequences_go_on():
+    """What a cache would hold, kept by `select` alone, is what every sequence was before its last token."""
+    model, kept, calls = Table(3, 4), [np.array([[2]])], [0]
+
+    def score(tokens: np.ndarray) -> np.ndarray:
+        if calls[0]:
+            np.testing.assert_array_equal(tokens[:, :-1], kept[0])
+        kept[0], calls[0] = tokens, calls[0] + 1
+        return model(tokens)
+
+    def select(rows: np.ndarray) -> None:
+        kept[0] = kept[0][rows]
+
+    found = beam_search(score, [2], width=3, length=5, end=0, penalty=0.6, select=select)
+    assert found == beam_search(model, [2], width=3, length=5, end=0, penalty=0.6)
+    assert calls[0] == 5
+
+
 def test_a_beam_does_not_follow_the_greedy_step_into_a_dead_end():
     """1 is likelier at first, but what comes after 2 is sure."""
     table = Table(0, 4)
@@ -128,7 +146,7 @@ def test_a_beam_does_not_follow_the_greedy_step_into_a_dead_end():
     [
         (lambda: probabilities(LOGITS, temperature=-1), ["-1"]),
         (lambda: probabilities(LOGITS, top_k=6), ["vocabulary's 5", "6"]),
-        (lambda: probabilities(LOGITS, top_p=0.0), ["top_p", "0.0"]),
+        (lambda: probabilities(LOGITS, top_p=0.0), ["top-p", "0.0"]),
         (lambda: probabilities([np.nan, 1.0]), ["NaN"]),
         (lambda: probabilities(1.0), ["()"]),
         (lambda: beam_search(Table(0, 3), [], width=1, length=1), ["start"]),
