@@ -126,7 +126,9 @@ def test_attention(lead, queries, more, width, width_of_values, causal, scale):
     for fused in (True, False):
         inputs = [tensor(a, requires_grad=True) for a in (q, k, v)]
         with fused_operations(fused):
-            out = functional.scaled_dot_product_attention(*inputs, is_causal=causal, scale=scale)
+            out = functional.scaled_dot_product_attention(
+                inputs[0], inputs[1], inputs[2], is_causal=causal, scale=scale
+            )
             out.backward(np.cos(np.arange(out.size)).reshape(out.shape))
         np.testing.assert_allclose(out.numpy(), expected, rtol=1e-10, atol=1e-12)
         results.append([x.grad.numpy() for x in inputs if x.grad is not None])
@@ -140,7 +142,7 @@ def test_attention_beyond_the_length_up_to_which_scores_are_kept():
     for fused in (True, False):
         inputs = [tensor(a, requires_grad=True) for a in arrays]
         with fused_operations(fused):
-            out = functional.scaled_dot_product_attention(*inputs, is_causal=True)
+            out = functional.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], is_causal=True)
             np.testing.assert_allclose(
                 out.numpy(), attention(*arrays, causal=True, scale=0.5), rtol=1e-10, atol=1e-12
             )

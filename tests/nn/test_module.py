@@ -65,8 +65,8 @@ def test_names_follow_attributes_own_ones_before_those_of_children():
 
 def test_own_parameters_come_first_even_when_declared_after_a_child():
     module = nn.Module()
-    module.child = nn.Linear(1, 1)  # type: ignore[attr-defined]
-    module.own = nn.Parameter([1.0])  # type: ignore[attr-defined]
+    module.child = nn.Linear(1, 1)
+    module.own = nn.Parameter([1.0])
     assert names(module.named_parameters()) == ["own", "child.weight", "child.bias"]
 
 
