@@ -15,6 +15,8 @@ from minigrad.dist.debug_mode import debug  # noqa: E402
 from minigrad.dist.ledger import Ledger, Message  # noqa: E402
 from minigrad.dist.memory import Meter  # noqa: E402
 from minigrad.dist.mesh import Mesh  # noqa: E402
+from minigrad.dist.mesh_gpt import MeshGPT, divide  # noqa: E402
+from minigrad.dist.mesh_zero import MeshZeRO  # noqa: E402
 from minigrad.dist.partitioning import balance, pipedream  # noqa: E402
 from minigrad.dist.partitioning_tokens import slice_tokens  # noqa: E402
 from minigrad.dist.pipeline import Pipeline  # noqa: E402
@@ -47,6 +49,8 @@ __all__ = [
     "DataParallel",
     "Ledger",
     "Mesh",
+    "MeshGPT",
+    "MeshZeRO",
     "Message",
     "Meter",
     "Pipeline",
@@ -66,6 +70,7 @@ __all__ = [
     "checkpoint",
     "collectives",
     "debug",
+    "divide",
     "make_schedule",
     "parse_schedule",
     "partitioned_checkpoint",

@@ -150,8 +150,8 @@ class MeshGPT:
         model.checkpoint_activations = recompute
         if tensor.size > 1 or (division and division.slices):
             model = tensor_parallel(model, tensor, algorithm=algorithm)
-        self.config, self._model = model.config, model
         self.module: Module = model
+        self._model = model
         self._loss = loss_of_logits(model)
         if division is not None:
             if isinstance(model, ParallelGPT):
@@ -182,23 +182,14 @@ class MeshGPT:
                     "ZeRO's stage 3 gathers the parameters of a layer when that is called, and a layer that "
                     "takes token slices is not called as a whole; use stage 2, or no slices"
                 )
-            options.setdefault("units", self._units())
+            layers = [layer for layer in self.module.children() if any(True for _ in layer.parameters())]
+            options.setdefault("units", layers)
         self.zero = MeshZeRO(
             self.module, optimizer, self.mesh, pipeline=self.pipeline, stage=stage, **options
         )
         if self.pipeline is not None:
             self.pipeline.executor.quiet = self.zero.no_sync
         return self.zero
-
-    def _units(self) -> list[Module]:
-        """The layers to gather one by one: those that have parameters, all of them their own."""
-        layers = list(self.module.children())
-        owners: dict[int, int] = {}
-        for layer in layers:
-            for parameter in layer.parameters():
-                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-        owned = [[owners[id(parameter)] for parameter in layer.parameters()] for layer in layers]
-        return [layer for layer, counts in zip(layers, owned, strict=True) if counts and max(counts) == 1]
 
     # ----- A step -----
 

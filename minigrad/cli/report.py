@@ -25,9 +25,15 @@ SAMPLE_TOKENS = 240
 
 
 def rank_figures(trainer: "Trainer") -> dict[str, Any]:
-    """What this rank alone knows and the report needs: where it computed, what it held and sent."""
+    """What this rank alone knows and the report needs: where it computed, what it held and sent.
+
+    All ranks call this together, as those of a pipeline compare when each was idle.
+    """
     return {
         "device": trainer.device,
+        "coordinates": trainer.mesh.coordinates,
+        "parameters": trainer.own_parameter_count,
+        "bubble": trainer.bubble(),
         "memory": trainer.meter.report(),
         "traffic": trainer.traffic,
         "formula": formula(trainer),
@@ -38,22 +44,26 @@ def rank_figures(trainer: "Trainer") -> dict[str, Any]:
 
 
 def formula(trainer: "Trainer") -> dict[str, Any]:
-    """What ZeRO's paper (§5, §7) gives for a rank's memory, and for what it sends in a step.
+    """What ZeRO's paper (§5, §7) gives for this rank's memory, and for what it sends in a step along the data
+    axis, given what it has of the model; and the idle share that its pipeline's schedule has by itself, with
+    equal stages, backwards that take twice as long as forwards, and messages that take no time.
 
-    It has no formula for activations.
+    There is no formula for activations.
     """
     from minigrad.dist import planner
+    from minigrad.dist.timing import simulate
 
-    settings = trainer.settings
+    settings, pipeline = trainer.settings, trainer.part.pipeline
     setup = planner.Setup(
-        trainer.parameter_count,
-        ranks=trainer.world.size,
+        trainer.own_parameter_count,
+        ranks=trainer.mesh.shape["data"],
         optimizer="adamw",
         precision="mixed" if settings.master else settings.precision,
     )
     return {
         "memory": planner.model_states(setup, settings.zero),
-        "traffic": planner.traffic(setup, settings.zero, microbatches=settings.accumulate),
+        "traffic": planner.traffic(setup, settings.zero, microbatches=trainer.part.microbatches),
+        "bubble": None if pipeline is None else simulate(pipeline.schedule).bubble_fraction,
     }
 
 
@@ -78,15 +88,30 @@ def run_report(
         "seconds_in_steps": sum(step["seconds"] for step in steps),  # of all steps, also before a resume
         "tokens_per_second": tokens * len(steps) / sum(step["seconds"] for step in steps),
         "ranks": len(ranks),
+        "mesh": settings.mesh(len(ranks)),
+        "pipeline": pipeline_figures(settings, ranks),
+        "coordinates": [rank["coordinates"] for rank in ranks],  # of each rank on the mesh
+        "parameters": [rank["parameters"] for rank in ranks],  # of the model, before ZeRO shares them out
         "devices": [rank["device"] for rank in ranks],
         "bytes_sent": [rank["bytes_sent"] for rank in ranks],
         "peak_memory_bytes": [rank["peak_memory_bytes"] for rank in ranks],
         "blas_threads": [rank["blas_threads"] for rank in ranks],
         "memory": [rank["memory"] for rank in ranks],  # bytes by category, now and at most
         "traffic": [rank["traffic"] for rank in ranks],  # of one step, by verb and purpose
-        "formula": ranks[0]["formula"],  # what ZeRO's paper gives for both, on any rank
+        "formula": ranks[0]["formula"],  # what papers give for both, on rank 0
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),
         "text": {"name": plan.text.name, "sha256": plan.text.sha256},
+    }
+
+
+def pipeline_figures(settings: "Settings", ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What ran in the pipelines, and the share of time that their ranks were idle; None without any."""
+    if settings.pipeline == 1:
+        return None
+    return {
+        **settings.division,
+        "microbatches": settings.portions(len(ranks)),
+        "bubble": fmean(rank["bubble"] for rank in ranks),  # measured, beside formula.bubble
     }
 
 
@@ -121,10 +146,12 @@ def print_table(report: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     sent = [sum(verbs.values()) for verbs in report["bytes_sent"]]
     memory = [peak for peak in report["peak_memory_bytes"] if peak is not None]
+    pipeline = report["pipeline"]
     facts = [
         f"{report['steps']} steps in {clock(report['seconds'])}",
         "1 rank" if report["ranks"] == 1 else f"{report['ranks']} ranks",
         f"{report['tokens_per_second']:,.0f} tokens/s",
+        *([f"{pipeline['bubble']:.0%} of the time idle in the pipeline"] if pipeline else []),
         *([f"{max(sent) / 1e6:,.0f} MB sent per rank"] if max(sent) else []),
         *([f"{max(memory) / 1e6:,.0f} MB peak memory"] if memory else []),
     ]

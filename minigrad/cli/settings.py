@@ -13,6 +13,7 @@ PRECISIONS = {
     "mixed-bfloat16": ("bfloat16", "float32"),
 }
 """The data type in which a model computes, and that of the copy which the optimizer updates, if any."""
+SCHEDULES = ("naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "terapipe", "pipedream", "2bw")
 DEVICES = ("cpu", "gpu")
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("none", "host", "disk")
@@ -29,6 +30,12 @@ RESUMABLE = frozenset(
         "checkpoint_activations",
         "accumulate",
         "reduce",
+        "pipeline",
+        "tensor",
+        "schedule",
+        "microbatches",
+        "virtual",
+        "slices",
     }
 )
 """Settings that may differ when a run goes on: how long it is, and who computes what. All others make it the
@@ -57,6 +64,12 @@ class Settings:
     checkpoint_activations: bool = False
     accumulate: int = 1  # portions in which a rank works through its part of the batch
     reduce: str | None = None  # who adds up over ranks; None: whatever the ranks bring
+    pipeline: int = 1  # ranks that share out the layers
+    tensor: int = 1  # ranks that share out each layer
+    schedule: str = "1f1b"  # of the pipeline
+    microbatches: int | None = None  # of a pipeline, or portions as `accumulate`; None: see `portions`
+    virtual: int | None = None  # stages per rank of a pipeline; None: what the schedule is for
+    slices: int | None = None  # into which a pipeline cuts each sequence; None: what the schedule is for
     save_every: int = 100
     evaluate_every: int = 50
 
@@ -70,10 +83,46 @@ class Settings:
         """The data type of the copy that the optimizer updates; None: it updates the parameters."""
         return PRECISIONS[self.precision][1]
 
-    def check(self, *, ranks: int, threads: bool = False) -> None:
-        """Refuse what cannot be trained on `ranks` ranks. Raises UsageError that names the values."""
+    # ----- The mesh of ranks -----
+
+    def mesh(self, ranks: int) -> dict[str, int]:
+        """How many ranks there are along each axis, of `ranks` in all."""
+        data = ranks // (self.pipeline * self.tensor)
+        return {"data": data, "pipeline": self.pipeline, "tensor": self.tensor}
+
+    def portions(self, ranks: int) -> int:
+        """Into how many microbatches a copy of the model cuts its sequences.
+
+        Where nobody says, a pipeline gets four for each of its ranks (Huang et al. 2019, GPipe, §2.3: its
+        bubble is small from there on), or as many as it has sequences.
+        """
+        if self.microbatches is not None:
+            return self.microbatches
+        if self.pipeline == 1:
+            return self.accumulate
+        most = min(4 * self.pipeline, self.batch // self.mesh(ranks)["data"])
+        return (most - most % self.pipeline if self.schedule == "interleaved" else 0) or most
+
+    @property
+    def division(self) -> dict[str, Any]:
+        """What `minigrad.dist.mesh_gpt.divide` is asked for, beside ranks and microbatches."""
+        virtual = 2 if self.schedule == "interleaved" else 1
+        slices = min(4, self.context) if self.schedule == "terapipe" else 1
+        return {
+            "schedule": self.schedule,
+            "virtual": self.virtual or virtual,
+            "slices": self.slices or slices,
+        }
+
+    # ----- What is refused -----
+
+    def check(self, *, ranks: int, threads: bool = False, data: int | None = None) -> None:
+        """Refuse what cannot be trained on `ranks` ranks, of which `data` are to be copies of the model.
+
+        Raises UsageError that names the values.
+        """
         for name in COUNTS:
-            if getattr(self, name) < 1:
+            if (getattr(self, name) or 0) < 1 and not (name in OPTIONAL and getattr(self, name) is None):
                 raise UsageError(f"{option(name)} is {getattr(self, name)}; it must be at least 1")
         if self.width % self.heads:
             raise UsageError(
@@ -94,26 +143,70 @@ class Settings:
             if getattr(self, name) not in known:
                 expected = _listed([str(choice) for choice in known if choice is not None])
                 raise UsageError(f"{option(name)} is {getattr(self, name)!r}; expected {expected}")
-        self.check_ranks(ranks)
-        self.check_combinations(ranks, threads=threads)
+        self.check_ranks(ranks, data)
+        self.check_portions(ranks)
+        self.check_combinations(threads=threads)
 
-    def check_ranks(self, ranks: int) -> None:
-        """Refuse more ranks than sequences: some would have nothing to do. Raises UsageError."""
+    def check_ranks(self, ranks: int, data: int | None = None) -> None:
+        """Refuse ranks that are no mesh, and more copies than sequences: some would have nothing to do.
+
+        Raises UsageError.
+        """
+        if data is not None and data < 1:
+            raise UsageError(f"--data is {data}; it must be at least 1")
         if ranks < 1:
             raise UsageError(f"--ranks is {ranks}; it must be at least 1")
-        if ranks > self.batch:
+        inside = self.pipeline * self.tensor
+        axes = f"--pipeline {self.pipeline} × --tensor {self.tensor}"
+        if data is not None and data * inside != ranks:
             raise UsageError(
-                f"{ranks} ranks cannot share a batch of {self.batch} sequences: each takes at least one; "
-                f"use at most {self.batch} ranks or a --batch of at least {ranks}"
+                f"--data {data} × {axes} are {data * inside} ranks, and there are {ranks}; make them equal, "
+                "or leave --data out"
+            )
+        if ranks % inside:
+            raise UsageError(
+                f"{ranks} rank{'s' * (ranks > 1)} cannot be shared out: {axes} take {inside}, or a multiple "
+                "of it; change one of them"
+            )
+        copies = ranks // inside
+        if copies > self.batch:
+            who = "ranks" if inside == 1 else f"copies of the model ({ranks} ranks, {axes})"
+            raise UsageError(
+                f"{copies} {who} cannot share a batch of {self.batch} sequences: each takes at least one; "
+                f"use at most {self.batch} of them or a --batch of at least {copies}"
             )
 
-    def check_combinations(self, ranks: int, *, threads: bool) -> None:
-        """Refuse settings that do not go together. Raises UsageError."""
-        least = self.batch // ranks
-        if self.accumulate > least:
+    def check_portions(self, ranks: int) -> None:
+        """Refuse more portions than sequences, and two settings that both say how many. Raises UsageError."""
+        if self.microbatches is not None and self.accumulate > 1:
             raise UsageError(
-                f"--accumulate is {self.accumulate}, but with a batch of {self.batch} sequences on {ranks} "
-                f"rank{'s' * (ranks > 1)} one has only {least}; use at most {least}, or a larger --batch"
+                f"--accumulate {self.accumulate} and --microbatches {self.microbatches} both say into how "
+                "many portions a rank's sequences are cut; give one of them"
+            )
+        if self.pipeline > 1 and self.accumulate > 1:
+            raise UsageError(
+                f"--accumulate {self.accumulate} is for ranks without a pipeline, and --pipeline is "
+                f"{self.pipeline}; give --microbatches {self.accumulate}, which pass through it"
+            )
+        copies, portions = self.mesh(ranks)["data"], self.portions(ranks)
+        least = self.batch // copies
+        if portions > least:
+            name = "--accumulate" if self.microbatches is None else "--microbatches"
+            who = f"{copies} rank{'s' * (copies > 1)}"
+            if copies < ranks:
+                who = f"{copies} cop{'y' if copies == 1 else 'ies'} of the model"
+            raise UsageError(
+                f"{name} is {portions}, but with a batch of {self.batch} sequences on {who} "
+                f"one has only {least}; use at most {least}, or a larger --batch"
+            )
+
+    def check_combinations(self, *, threads: bool) -> None:
+        """Refuse settings that do not go together. Raises UsageError."""
+        if self.pipeline > 1 and self.zero == 3 and self.division["slices"] > 1:
+            raise UsageError(
+                "--zero 3 gathers the parameters of a layer when that is called, and "
+                f"--schedule {self.schedule} runs it on {self.division['slices']} token slices instead; use "
+                "--zero 2 or less"
             )
         if self.reduce == "mpi" and threads:
             raise UsageError(
@@ -147,15 +240,22 @@ COUNTS = (
     "context",
     "batch",
     "accumulate",
+    "pipeline",
+    "tensor",
+    "microbatches",
+    "virtual",
+    "slices",
     "save_every",
     "evaluate_every",
 )
+OPTIONAL = ("microbatches", "virtual", "slices")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": tuple(PRECISIONS),
     "device": DEVICES,
     "zero": STAGES,
     "offload": OFFLOADS,
     "reduce": (None, *ALGORITHMS),
+    "schedule": SCHEDULES,
 }
 
 
@@ -185,6 +285,12 @@ def resumed_settings(recorded: Settings, given: dict[str, Any], *, step: int) ->
             "leave them out, or start a new run without --resume"
         )
     changes = {name: value for name, value in given.items() if name in RESUMABLE}
+    for name, other, default in (("accumulate", "microbatches", None), ("microbatches", "accumulate", 1)):
+        if name in changes:
+            changes.setdefault(other, default)  # both say the same; what is given now counts
+    if "schedule" in changes:
+        for name in ("virtual", "slices"):
+            changes.setdefault(name, None)  # they belong to a schedule
     settings = Settings(**{**recorded.__dict__, **changes})
     if settings.steps <= step:
         raise UsageError(

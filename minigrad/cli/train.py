@@ -24,7 +24,8 @@ Train a GPT on text, byte by byte, on one rank or many. Without --text it learns
 standard library, which every machine has.
 
 The ranks share each batch and add up their gradients (data parallelism), so the loss of every step is the
-same at any number of ranks; try --ranks 1 and --ranks 4 and compare metrics.jsonl.
+same at any number of ranks; try --ranks 1 and --ranks 4 and compare metrics.jsonl. They can also divide the
+model: by layers (--pipeline), and each layer (--tensor); the loss stays the same then, too.
 """
 
 EXAMPLES = """\
@@ -33,8 +34,10 @@ examples:
   minigrad train --ranks 4 --threads             four ranks as threads: no MPI needed, one runs at a time
   mpirun -n 4 minigrad train                     the same as the first, started by hand
   minigrad train --ranks 4 --zero 3              each rank keeps a quarter of all that is trained
+  minigrad train --data 2 --pipeline 2 --schedule zb-h1 --microbatches 8 --zero 1
+                                                 four ranks: two copies of the model, each in two stages
   minigrad train --text *.txt --steps 2000       your own text, for longer
-  minigrad train --resume runs/mine --ranks 2    go on after Ctrl-C, also on another number of ranks
+  minigrad train --resume runs/mine --ranks 2    go on after Ctrl-C, also on other ranks or another mesh
 
 The run folder holds config.json, metrics.jsonl (one JSON object a step), checkpoints/, and at the end
 loss.svg and report.json, which says what each rank held and sent. The loss is in nats per byte; three
@@ -54,6 +57,9 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     _add_launch_options(parser.add_argument_group("who computes"))
+    _add_mesh_options(
+        parser.add_argument_group("how ranks divide the model (ranks = data × pipeline × tensor)")
+    )
     model = parser.add_argument_group("the model")
     _add(model, "layers", int, "transformer blocks, one after the other")
     _add(model, "width", int, "numbers that describe each position (the embedding's size)")
@@ -102,7 +108,10 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_launch_options(group: Any) -> None:
     group.add_argument(
-        "--ranks", type=int, metavar="N", help="ranks that share the work, started with mpirun (default: 1)"
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="ranks that share the work, started with mpirun (default: data × pipeline × tensor)",
     )
     group.add_argument(
         "--threads", action="store_true", help="make the ranks threads of this process: needs no MPI"
@@ -117,13 +126,46 @@ def _add_launch_options(group: Any) -> None:
     )
 
 
+def _add_mesh_options(group: Any) -> None:
+    group.add_argument(
+        "--data",
+        type=int,
+        metavar="D",
+        help="copies of the model, each with its part of the batch (default: what is left of --ranks, or 1)",
+    )
+    _add(group, "pipeline", int, "ranks of a copy that share out the layers, one after the other")
+    _add(
+        group,
+        "tensor",
+        int,
+        "ranks that share out each layer: attention by heads, matrices by columns or rows",
+    )
+    _add(
+        group,
+        "schedule",
+        str,
+        "in which order a pipeline works through microbatches; `minigrad schedule` shows each. pipedream and "
+        "2bw are refused: they update while they run",
+    )
+    _add(
+        group,
+        "microbatches",
+        int,
+        "into how many a copy cuts its part of the batch; without a pipeline, what --accumulate does "
+        "(default: 4 for each rank of a pipeline, as far as the batch goes)",
+    )
+    _add(group, "virtual", int, "stages for each rank of a pipeline (default: 2 if interleaved, else 1)")
+    _add(group, "slices", int, "pieces into which terapipe cuts each sequence (default: 4)")
+
+
 def _add_memory_options(group: Any) -> None:
     """What helps where a model does not fit, in the order in which to try it."""
     _add(group, "accumulate", int, "work through a rank's sequences in so many portions")
     group.add_argument(
         option("checkpoint_activations"),
         action=argparse.BooleanOptionalAction,
-        help="keep only what enters each block, and compute the rest again: a third more work (default: no)",
+        help="keep only what enters each block (each stage of a pipeline), and compute the rest again: a "
+        "third more work (default: no)",
     )
     _add(
         group,
@@ -157,9 +199,9 @@ def main(args: argparse.Namespace) -> int:
 
     if announced() is not None:
         return _train_under_mpirun(args, dist.world())
-    ranks = 1 if args.ranks is None else args.ranks
     _run_to_resume(args)
-    plan = make_plan(args, ranks=ranks, found=_newest(args))
+    plan = make_plan(args, found=_newest(args))
+    ranks = ranks_of(args, plan.settings)
     _choose_progress()
     if ranks == 1:
         return train_on_rank(dist.world(), plan)
@@ -207,10 +249,20 @@ def _newest(args: argparse.Namespace, world: "World | None" = None) -> "Newest |
     return None if folder is None else checkpoint.newest(folder.checkpoints, world)
 
 
-def make_plan(args: argparse.Namespace, *, ranks: int, found: "Newest | None" = None) -> "Plan":
-    """Check all that can be known before the start. Raises UsageError; nothing has been written then."""
+def ranks_of(args: argparse.Namespace, settings: Settings) -> int:
+    """The ranks that are asked for: so many, or as many as the mesh has."""
+    if args.ranks is not None:
+        return int(args.ranks)
+    return (1 if args.data is None else args.data) * settings.pipeline * settings.tensor
+
+
+def make_plan(args: argparse.Namespace, *, ranks: int | None = None, found: "Newest | None" = None) -> "Plan":
+    """Check all that can be known before the start. Raises UsageError; nothing has been written then.
+
+    `ranks` were started already; without them, the arguments say how many will be.
+    """
     from minigrad.cli.run_folder import check_out_is_free
-    from minigrad.cli.trainer import check_disk, gpu_count
+    from minigrad.cli.trainer import check_disk, check_division, gpu_count
     from minigrad.cli.training_run import Plan
     from minigrad.dist.checkpoint_files import data_type
     from minigrad.nn.text import standard_library_text, text_from_files
@@ -224,8 +276,10 @@ def make_plan(args: argparse.Namespace, *, ranks: int, found: "Newest | None" = 
         recorded = settings_from_json(config.get("settings", {}))
         settings = resumed_settings(recorded, given, step=found.step)
         recorded_hash = config.get("text", {}).get("sha256")
-    settings.check(ranks=ranks, threads=args.threads)
+    ranks = ranks_of(args, settings) if ranks is None else ranks
+    settings.check(ranks=ranks, threads=args.threads, data=args.data)
     data_type(settings.dtype)
+    check_division(settings, ranks)
     if settings.device == "gpu":
         gpu_count()
     if args.out is not None:

@@ -2,15 +2,17 @@
 
 The gradient of a step is the sum of the token losses' gradients over all ranks divided by the number of
 tokens of the whole batch, so it depends neither on how the sequences are dealt to the ranks, nor on the
-portions in which a rank works through its own, nor on what the ranks share out (the stage of ZeRO).
+portions in which a rank works through its own, nor on what the ranks share out (the stage of ZeRO), nor on
+how a mesh of ranks divides the model (by layers, and inside them).
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from minigrad.nn.text import VOCABULARY, Text, balanced_slice
 
 if TYPE_CHECKING:
     from minigrad.dist.checkpoint import Piece
+    from minigrad.dist.timing import Span
     from minigrad.dist.world import World
     from minigrad.nn import GPT
 
@@ -28,15 +31,16 @@ BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1  # on matrices only: pulling biases and gains towards zero does not regularize
 GRADIENT_CLIP = 1.0
 MINIMUM_RATIO = 0.1  # of the peak learning rate, reached at the last step
+TIMED_STEPS = 20  # the latest ones, of which the idle share of a pipeline is the median
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one step did. The loss is the mean over the tokens of all ranks, in nats, before the update.
 
-    `finite` says whether training can go on: after a loss or gradient that is not, the parameters may be
-    spoilt, and nothing is saved. In mixed precision a gradient beyond float16 (`gradient_norm` is None then)
-    only lowers the loss scale, and the parameters stay as they were.
+    `finite` says whether training can go on. Where the gradients are not finite, no rank takes the step, and
+    the parameters stay as they were; in mixed precision a gradient beyond float16 (`gradient_norm` is None
+    then) only lowers the loss scale.
     """
 
     step: int
@@ -55,6 +59,8 @@ class Trainer:
     disk        a folder on it for the optimizer's state, where the settings say that it lies there
     meter       what this rank holds; of the activations, those of the first step
     traffic     what this rank sent and received in the first step: traffic[verb][purpose]
+    mesh        the axes data, pipeline and tensor
+    part        what this rank has of the model; `own_parameter_count` numbers of `parameter_count`
     """
 
     def __init__(
@@ -69,21 +75,31 @@ class Trainer:
         from minigrad import backend, nn
         from minigrad.dist.agreement import agreed
         from minigrad.dist.memory import Meter
-        from minigrad.dist.zero import ZeRO
+        from minigrad.dist.mesh import Mesh
+        from minigrad.dist.mesh_gpt import MeshGPT
         from minigrad.nn.amp import GradScaler
 
         self.world, self.settings, self.text = world, settings, text
         self.device = agreed(world, lambda: device_of_rank(world, settings.device))
         backend.of_device(self.device).use(self.device)
-        self.model: GPT = agreed(world, lambda: build_model(settings, device=self.device))
-        self.model.checkpoint_activations = settings.checkpoint_activations
-        matrices = [parameter for parameter in self.model.parameters() if len(parameter.shape) >= 2]
-        others = [parameter for parameter in self.model.parameters() if len(parameter.shape) < 2]
-        self.optimizer = nn.optim.AdamW(
-            [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=BETAS,
+        model = agreed(world, lambda: build_model(settings, device=self.device))
+        self.parameter_count = sum(parameter.size for parameter in model.parameters())  # of the whole model
+        self.mesh = Mesh(world, **settings.mesh(world.size))
+        self.part = MeshGPT(
+            model,
+            self.mesh,
+            **settings.division,
+            microbatches=settings.portions(world.size),
+            recompute=settings.checkpoint_activations,
+            algorithm=ALGORITHMS[settings.reduce or "mpi"],
         )
+        matrices = [parameter for parameter in self.part.module.parameters() if len(parameter.shape) >= 2]
+        others = [parameter for parameter in self.part.module.parameters() if len(parameter.shape) < 2]
+        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = nn.optim.AdamW(
+            [group for group in groups if group["params"]], lr=settings.learning_rate, betas=BETAS
+        )
+        self.own_parameter_count = sum(parameter.size for parameter in self.optimizer.parameters)
         self.schedule = nn.lr_scheduler.WarmupCosine(
             self.optimizer,
             warmup_steps=settings.warmup_steps(),
@@ -92,13 +108,12 @@ class Trainer:
         )
         self.scaler = GradScaler() if settings.dtype == "float16" else None
         self.meter = Meter()
-        self.parallel = ZeRO(
-            self.model,
+        self.parallel = self.part.share_out(
             self.optimizer,
-            world,
             stage=settings.zero,
             algorithm=ALGORITHMS[settings.reduce or "mpi"],
             max_norm=GRADIENT_CLIP,
+            finite_only=True,
             scaler=self.scaler,
             master=settings.master,
             offload={"none": None, "host": "host", "disk": disk}[settings.offload],
@@ -106,13 +121,9 @@ class Trainer:
         )
         self.traffic: dict[str, Any] | None = None
         self.steps_done = 0
+        self._timed: deque[list[Span]] = deque(maxlen=TIMED_STEPS)
         if checkpoint is not None:
             self._restore(checkpoint)
-
-    @property
-    def parameter_count(self) -> int:
-        """The number of trained numbers."""
-        return sum(parameter.size for parameter in self.model.parameters())
 
     # ----- A step -----
 
@@ -121,21 +132,10 @@ class Trainer:
         started = time.perf_counter()
         settings, step = self.settings, self.steps_done + 1
         before = None if self.traffic is not None else self.world.ledger.report()["traffic"]
-        own = balanced_slice(settings.batch, self.world.size, self.world.rank)
-        portions = [
-            slice(own.start + part.start, own.start + part.stop)
-            for part in (
-                balanced_slice(own.stop - own.start, settings.accumulate, number)
-                for number in range(settings.accumulate)
-            )
-        ]
-        self.model.train()
-        figures = np.zeros(1, dtype=np.float64)
-        for portion in portions:
-            with nullcontext() if portion is portions[-1] else self.parallel.no_sync():
-                figures += self._walk(step, portion)
+        self.part.train()
+        figures = np.array([self._learn(step)])
         norm = float(self.parallel.step())  # type: ignore[arg-type]  # there is one, because there is a limit
-        self.world.all_reduce(figures, purpose="control")
+        self.mesh.axis("data").all_reduce(figures, purpose="control")
         if before is not None:
             self.traffic = difference(self.world.ledger.report()["traffic"], before)
         overflow = self.scaler is not None and not math.isfinite(norm)
@@ -155,47 +155,60 @@ class Trainer:
             finite,
         )
 
-    def _walk(self, step: int, part: slice) -> float:
-        """Add the gradients of some sequences of the batch; returns the sum of their tokens' losses."""
+    def _learn(self, step: int) -> float:
+        """Add the gradients of this copy's sequences; returns the sum of their tokens' losses."""
         from minigrad import random
 
-        settings = self.settings
+        settings, data = self.settings, self.mesh.axis("data")
+        own = balanced_slice(settings.batch, data.size, data.rank)
         inputs, targets = self.text.batch(
-            seed=settings.seed, step=step, sequences=settings.batch, context=settings.context, part=part
+            seed=settings.seed, step=step, sequences=settings.batch, context=settings.context, part=own
         )
-        tokens = settings.batch * settings.context  # of all ranks: no rank's own share scales the gradient
-        with random.scope(seed=settings.seed, step=step, samples=range(part.start, part.stop)):
-            loss = self.model.loss(inputs, targets, reduction="sum")
-            mean = loss * (1.0 / tokens)
-            if self.scaler is not None:
-                mean = self.scaler.scale(mean)
-            if self.traffic is None:
-                self.meter.activations(mean)
-            mean.backward()
-        return float(loss.item())
+        with random.scope(seed=settings.seed, step=step, samples=range(own.start, own.stop)):
+            loss = self.part.learn(
+                inputs,
+                targets,
+                count=settings.batch * settings.context,  # no copy's own share scales the gradient
+                scaler=self.scaler,
+                meter=self.meter if self.traffic is None else None,
+            )
+        if self.part.pipeline is not None:
+            self._timed.append(self.part.pipeline.executor.spans)
+        return loss
+
+    def bubble(self) -> float | None:
+        """The share of time that ranks of this pipeline were idle in; the median of the latest steps.
+
+        None without a pipeline. All its ranks call this together.
+        """
+        pipeline = self.part.pipeline
+        if pipeline is None or not self._timed:
+            return None
+        shares = []
+        for spans in self._timed:
+            pipeline.executor.spans = spans
+            shares.append(pipeline.timeline().bubble_fraction)
+        return median(shares)
 
     def validation_loss(self, sequences: int) -> float:
         """The mean loss over `sequences` evenly spaced sequences of the validation text, in nats per byte."""
-        from minigrad.graph import no_grad
-
-        settings, size = self.settings, self.world.size
-        own = balanced_slice(sequences, size, self.world.rank)
+        settings, data = self.settings, self.mesh.axis("data")
+        own = balanced_slice(sequences, data.size, data.rank)
         # As many at once as a training step holds, so that memory stays flat; as many rounds on every rank,
         # because ranks that share out the parameters gather them together.
-        at_once = math.ceil(settings.batch / size)
-        rounds = math.ceil(math.ceil(sequences / size) / at_once)
+        at_once = math.ceil(settings.batch / data.size)
+        rounds = math.ceil(math.ceil(sequences / data.size) / at_once)
         total = np.zeros(1, dtype=np.float64)
-        self.model.eval()
-        with no_grad():
-            for number in range(rounds):
-                part = balanced_slice(own.stop - own.start, rounds, number)
-                inputs, targets = self.text.validation_batch(
-                    sequences=sequences,
-                    context=settings.context,
-                    part=slice(own.start + part.start, own.start + part.stop),
-                )
-                total += self.model.loss(inputs, targets, reduction="sum").item()
-        self.world.all_reduce(total, purpose="control")
+        self.part.train(False)
+        for number in range(rounds):
+            part = balanced_slice(own.stop - own.start, rounds, number)
+            inputs, targets = self.text.validation_batch(
+                sequences=sequences,
+                context=settings.context,
+                part=slice(own.start + part.start, own.start + part.stop),
+            )
+            total += self.part.loss(inputs, targets)
+        data.all_reduce(total, purpose="control")
         return float(total[0]) / (sequences * settings.context)
 
     # ----- Checkpoints -----
@@ -279,6 +292,15 @@ def check_disk(settings: Settings, out: Path, *, new: bool) -> None:
     remedy = "make room, or name a folder on another disk with --out"
     # Two checkpoints that are kept, and the one that is being written.
     check_room(out, 3 * saved * new + offloaded, remedy)
+
+
+def check_division(settings: Settings, ranks: int) -> None:
+    """Refuse a pipeline that cannot be: its schedule, its stages, its slices. Raises UsageError."""
+    from minigrad.dist.mesh_gpt import divide
+
+    if settings.pipeline > 1:
+        model = build_model(settings, dtype="float32", device="shapes")
+        divide(model, settings.pipeline, microbatches=settings.portions(ranks), **settings.division)
 
 
 def device_of_rank(world: "World", device: str) -> str:

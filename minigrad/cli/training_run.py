@@ -138,7 +138,8 @@ class TrainingRun:
             f"{settings.precision}\n"
             f"text    {text.name}: {len(text.train):,} bytes, and {len(text.validation):,} to validate on "
             f"(sha256 {text.sha256[:12]})\n"
-            f"ranks   {self.world.size} ({self.world.kind}), together {settings.batch} sequences a step"
+            f"ranks   {self.world.size} ({self.world.kind}){self._mesh()}, "
+            f"together {settings.batch} sequences a step"
             f"{', ' + SHARED_OUT[settings.zero] if settings.zero else ''}\n"
             f"folder  {self.out}"
         )
@@ -149,6 +150,16 @@ class TrainingRun:
                 print(f"refused {reason}")
             print(f"resumed after step {self.trainer.steps_done}")
         sys.stdout.flush()
+
+    def _mesh(self) -> str:
+        """How the ranks divide the model, where they do."""
+        settings, ranks = self.plan.settings, self.world.size
+        if settings.pipeline * settings.tensor == 1:
+            return ""
+        words = [f"{name} {size}" for name, size in settings.mesh(ranks).items()]
+        if settings.pipeline > 1:
+            words.append(f"{settings.schedule} of {settings.portions(ranks)} microbatches")
+        return f": {', '.join(words)}"
 
     def steps(self) -> bool:
         """Take all steps that are left. Returns False where the loss stopped being finite."""

@@ -76,6 +76,53 @@ TRAIN = {
         [*TEXT, "--accumulate", "3", "--ranks", "3", "--threads"],
         "batch of 7 sequences on 3 ranks one has only 2",
     ),
+    "ranks that are no mesh": (
+        [*TEXT, "--ranks", "3", "--pipeline", "2", "--threads"],
+        "3 ranks cannot be shared out: --pipeline 2 × --tensor 1 take 2, or a multiple",
+    ),
+    "ranks that are another mesh": (
+        [*TEXT, "--ranks", "4", "--data", "3", "--tensor", "2", "--threads"],
+        "--data 3 × --pipeline 1 × --tensor 2 are 6 ranks, and there are 4",
+    ),
+    "more copies than sequences": (
+        [*TEXT, "--data", "8", "--tensor", "2", "--threads"],
+        "8 copies of the model .16 ranks.* cannot share a batch of 7",
+    ),
+    "no copies": ([*TEXT, "--data", "0"], "--data is 0"),
+    "no stages": ([*TEXT, "--pipeline", "0"], "--pipeline is 0"),
+    "more stages than layers": (
+        [*TEXT, "--pipeline", "6", "--threads"],
+        "6 stages .6 ranks × 1 each. cannot share 5 layers: 1 blocks, and wte, wpe, ln_f, lm_head",
+    ),
+    "interleaved with a broken group": (
+        [*TEXT, "--pipeline", "2", "--schedule", "interleaved", "--microbatches", "3", "--threads"],
+        "3 microbatches are no multiple of 2 ranks",
+    ),
+    "a schedule without a flush": (
+        [*TEXT, "--pipeline", "2", "--schedule", "2bw", "--threads"],
+        "the schedule 2bw has no flush.*such as 1f1b",
+    ),
+    "stages for a schedule that has one": (
+        [*TEXT, "--pipeline", "2", "--virtual", "2", "--threads"],
+        "1f1b has no use for virtual 2",
+    ),
+    "token slices at stage 3": (
+        [*TEXT, "--pipeline", "2", "--schedule", "terapipe", "--zero", "3", "--threads"],
+        "--zero 3 .*--schedule terapipe .*4 token slices.*use --zero 2",
+    ),
+    "an unknown schedule": ([*TEXT, "--schedule", "zb-h3"], "invalid choice: 'zb-h3'"),
+    "portions and microbatches": (
+        [*TEXT, "--accumulate", "2", "--microbatches", "3"],
+        "--accumulate 2 and --microbatches 3 both say",
+    ),
+    "portions of a pipeline": (
+        [*TEXT, "--accumulate", "2", "--pipeline", "2", "--threads"],
+        "give --microbatches 2",
+    ),
+    "more microbatches than sequences": (
+        [*TEXT, "--data", "2", "--pipeline", "2", "--microbatches", "4", "--threads"],
+        "--microbatches is 4, but with a batch of 7 sequences on 2 copies of the model one has only 3",
+    ),
     "offload to where it is": ([*TEXT, "--offload", "host"], "with --device cpu it is there already"),
     "unknown option": ([*TEXT, "--wide", "3"], "unrecognized arguments: --wide 3"),
     "rate of zero": ([*TEXT, "--learning-rate", "0"], "--learning-rate is 0"),
@@ -103,6 +150,10 @@ RESUME = {
     "resume into a folder that exists": (
         ["--resume", "run", "--steps", "4", "--out", "taken"],
         "exists already",
+    ),
+    "resume on ranks that are no mesh": (
+        ["--resume", "run", "--steps", "4", "--ranks", "5", "--tensor", "2", "--threads"],
+        "5 ranks cannot be shared out",
     ),
     "resume on too many ranks": (["--resume", "run", "--steps", "4", "--ranks", "8"], "batch of 7"),
 }

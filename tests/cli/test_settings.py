@@ -80,6 +80,34 @@ def test_a_resume_may_repeat_values_and_change_who_computes_and_for_how_long() -
     assert resumed == replace(recorded, **changes)
 
 
+def test_what_a_resume_gives_takes_the_place_of_what_says_the_same() -> None:
+    recorded = Settings(steps=20, pipeline=2, schedule="interleaved", virtual=4, microbatches=8)
+    alone = resumed_settings(recorded, {"pipeline": 1, "accumulate": 2}, step=10)
+    assert (alone.microbatches, alone.portions(1)) == (None, 2)
+    again = resumed_settings(alone, {"pipeline": 2, "microbatches": 4}, step=10)
+    assert (again.accumulate, again.portions(2)) == (1, 4)
+    assert resumed_settings(recorded, {"schedule": "1f1b"}, step=10).division["virtual"] == 1
+    assert resumed_settings(recorded, {}, step=10).division["virtual"] == 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "changes", "expected"),
+    [
+        (64, 1, {}, 1),
+        (64, 1, {"accumulate": 3}, 3),
+        (64, 4, {"pipeline": 4}, 16),  # four for each rank of the pipeline
+        (9, 4, {"pipeline": 4}, 9),  # no more than there are
+        (9, 4, {"pipeline": 4, "schedule": "interleaved"}, 8),  # in whole groups
+        (9, 8, {"pipeline": 2, "tensor": 2}, 4),  # of a copy's part
+        (9, 4, {"pipeline": 4, "microbatches": 2}, 2),
+    ],
+)
+def test_how_many_portions(batch: int, ranks: int, changes: dict[str, Any], expected: int) -> None:
+    found = Settings(batch=batch, **changes)
+    found.check(ranks=ranks)
+    assert found.portions(ranks) == expected
+
+
 @pytest.mark.parametrize("steps", [10, 20])
 def test_a_run_that_is_done_is_not_resumed(steps: int) -> None:
     with pytest.raises(UsageError, match=rf"at step 20 of {steps}"):

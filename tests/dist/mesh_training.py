@@ -15,6 +15,7 @@ from minigrad.dist.mesh_gpt import MeshGPT
 from minigrad.dist.mesh_zero import MeshZeRO
 from minigrad.dist.verbs import balanced_counts
 from minigrad.dist.world import World
+from minigrad.nn.amp import GradScaler
 from minigrad.nn.gpt import GPT, GPTConfig
 
 TIME = 6
@@ -37,6 +38,7 @@ class Case:
     optimizer: Callable[..., nn.optim.Optimizer] = ADAMW
     options: Mapping[str, Any] = field(default_factory=dict)
     zero: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float64"
 
     @property
     def ranks(self) -> int:
@@ -73,7 +75,7 @@ def batch(case: Case, step: int) -> tuple[np.ndarray, np.ndarray]:
 def build(world: World, case: Case) -> tuple[MeshGPT, MeshZeRO, range]:
     """This rank's part of a mesh, and which samples are those of its copy."""
     mesh = Mesh(world, data=case.data, pipeline=case.pipeline, tensor=case.tensor)
-    part = MeshGPT(whole_model(case.config), mesh, **case.options)
+    part = MeshGPT(whole_model(case.config, case.dtype), mesh, **case.options)
     # Buckets of about one parameter, and steps that are all clipped.
     options = {"max_norm": 0.5, "bucket_bytes": 300, **case.zero}
     zero = part.share_out(case.optimizer(part.module.parameters()), **options)
@@ -82,12 +84,12 @@ def build(world: World, case: Case) -> tuple[MeshGPT, MeshZeRO, range]:
     return part, zero, range(first, first + sizes[mesh.coordinates["data"]])
 
 
-def learn(part: MeshGPT, case: Case, rows: range, step: int) -> float:
+def learn(part: MeshGPT, case: Case, rows: range, step: int, scaler: GradScaler | None = None) -> float:
     """One walk over the batch of a step; returns its mean loss."""
     inputs, targets = (x[rows.start : rows.stop] for x in batch(case, step))
     tokens = case.samples * TIME
     with random.scope(seed=1, step=step, samples=rows):
-        total = np.array([part.learn(inputs, targets, count=tokens)])
+        total = np.array([part.learn(inputs, targets, count=tokens, scaler=scaler)])
     part.mesh.axis("data").all_reduce(total)
     return float(total[0]) / tokens
 

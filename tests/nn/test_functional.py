@@ -167,8 +167,8 @@ def test_heads_side_by_side_are_separate_attentions():
 
 def test_attention_refuses():
     def call(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], causal: bool = False) -> Tensor:
-        shaped = (tensor(np.ones(shape)) for shape in (q, k, v))
-        return functional.scaled_dot_product_attention(*shaped, is_causal=causal)
+        query, key, value = (tensor(np.ones(shape)) for shape in (q, k, v))
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
 
     for shapes in [
         ((2, 3, 4), (2, 3, 5), (2, 3, 4)),
