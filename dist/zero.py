@@ -24,6 +24,7 @@ from minigrad.dist.memory import Meter
 from minigrad.dist.offload import Offload
 from minigrad.dist.partition import Roster, broadcast_rest, check_alike, check_settings, cut
 from minigrad.dist.single import SingleWorld
+from minigrad.dist.tensor_parallel_layout import ParameterPart
 from minigrad.dist.units import Chosen, find_units
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
@@ -133,6 +134,11 @@ class ZeRO:
         """Refuse what makes no sense."""
         if self.stage not in STAGES:
             raise UsageError(f"ZeRO has stages 0, 1, 2 and 3, and not {self.stage!r}")
+        if type(self) is ZeRO and any(isinstance(p, ParameterPart) for p in self._every):
+            raise UsageError(
+                "ZeRO got a model of which every rank has parts, whose norms it cannot take; "
+                "use MeshZeRO (or TensorParallelZeRO), which knows the other axis"
+            )
         verbs = ["reduce_scatter", "all_gather"] if self.stage else ["all_reduce"]
         check_settings("ZeRO", bucket_bytes, self.algorithm, verbs)
         if self.max_norm is not None and not self.max_norm > 0:

@@ -96,3 +96,12 @@ def test_a_gradient_buffer_that_somebody_took_away():
 
     with pytest.raises(UsageError, match=r"shape \(3,\) lost its gradient buffer"):
         dist.spawn(main, ranks=2)
+
+
+def test_a_model_of_parts():
+    def main(world: World) -> None:
+        model = dist.tensor_parallel(nn.GPT(nn.GPTConfig(layers=1, width=8, heads=2, context=4)), world)
+        ZeRO(model, nn.optim.SGD(model.parameters()), dist.SingleWorld())
+
+    with pytest.raises(UsageError, match="every rank has parts, .* use MeshZeRO"):
+        dist.spawn(main, ranks=2)
