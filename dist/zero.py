@@ -134,7 +134,7 @@ class ZeRO:
         """Refuse what makes no sense."""
         if self.stage not in STAGES:
             raise UsageError(f"ZeRO has stages 0, 1, 2 and 3, and not {self.stage!r}")
-        if type(self) is ZeRO and any(isinstance(p, ParameterPart) for p in self._every):
+        if type(self) is ZeRO and any(isinstance(p, ParameterPart) for p in self.module.parameters()):
             raise UsageError(
                 "ZeRO got a model of which every rank has parts, whose norms it cannot take; "
                 "use MeshZeRO (or TensorParallelZeRO), which knows the other axis"

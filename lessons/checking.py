@@ -81,8 +81,8 @@ def require_tensor(found: Any, what: str) -> None:
 
 
 def count(number: int, word: str) -> str:
-    """A number and what it counts: 1 rank, 2 ranks, 1 entry, 2 entries."""
-    plural = word[:-1] + "ies" if word.endswith("ry") else word + "s"
+    """A number and what it counts: 1 rank, 2 ranks, 1 entry, 2 entries, 2 batches."""
+    plural = word[:-1] + "ies" if word.endswith("ry") else word + ("es" if word.endswith("ch") else "s")
     return f"{number} {word if number == 1 else plural}"
 
 

@@ -36,7 +36,8 @@ p code, li code, td code { overflow-wrap: anywhere; }
 .code pre, .printed { font: .88rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 .printed { border-style: dashed; color: var(--faint); margin-top: -.5rem; white-space: pre; }
 .label { border-left: .25rem solid var(--line); padding-left: 1rem; color: var(--faint); margin: 1rem 0; }
-.label dt { float: left; clear: left; width: 6.5rem; } .label dd { margin-left: 7rem; }
+.label dt { float: left; clear: left; width: 6.5rem; }
+.label dd { margin-left: 7rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; }
 td, th { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; }
 td, th { text-align: left; vertical-align: top; }

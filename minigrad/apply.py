@@ -119,7 +119,7 @@ def apply(operation: Operation, inputs: tuple[Any, ...], parameters: dict[str, A
     parameters = {**operation.defaults, **parameters}
     if parameters.keys() != operation.parameters:
         raise TypeError(f"{operation.name} takes {sorted(operation.parameters)}, got {sorted(parameters)}")
-    like = beside([x.data if isinstance(x, Tensor) else x for x in inputs])
+    like = beside([x.data if isinstance(x, Tensor) else x for x in inputs]) if len(inputs) > 1 else None
     arrays = tuple([x.data if isinstance(x, Tensor) else operand(x, like) for x in inputs])
     nodes = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
     xp = backend.namespace(arrays[0])
@@ -144,10 +144,10 @@ def attach(
     """Wrap the result: with a tangent if a forward derivative streams by, with a node if it is to be
     recorded.
     """
-    if operation.rules is not None:  # an input without a rule has derivative zero
-        nodes = tuple(n if rule is not None else None for n, rule in zip(nodes, operation.rules, strict=True))
+    if operation.rules is not None and None in operation.rules:  # without a rule: derivative zero
+        nodes = tuple([n if rule else None for n, rule in zip(nodes, operation.rules, strict=True)])
     attached = [node for node in nodes if node is not None]
-    streamed = state.streaming and any(map(moving, attached))
+    streamed = bool(state.streaming) and any(map(moving, attached))
     if streamed and not state.recording:
         nodes = tuple(node if moving(node) else None for node in nodes)
         attached = [node for node in nodes if node is not None]

@@ -183,16 +183,18 @@ def _walk(
                 g = g.astype(edge.dtype)
             old = cotangents.get(edge)
             if old is not None:
-                g = old + g
-            elif (
-                edge.operation is None
-                and not lifted
-                and (g is v or g.base is not None or operation.pull is not None)
-            ):
+                own = not lifted and xp.in_place and g.shape and not _may_be_held(g, v, operation)
+                g = xp.add(old, g, out=g) if own else old + g
+            elif edge.operation is None and not lifted and _may_be_held(g, v, operation):
                 g = _owned(g, edge)
             cotangents[edge] = g
         if not retain and (later is None or node not in later.waiting):
             node.saved = None
+
+
+def _may_be_held(g: Any, v: Any, operation: Operation) -> bool:
+    """Whether the array that a rule returned for the cotangent v may be somebody else's too."""
+    return g is v or g.base is not None or operation.pull is not None
 
 
 def _owned(g: Any, leaf: Node) -> Any:

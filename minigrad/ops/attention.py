@@ -4,8 +4,8 @@ Paper: Vaswani et al. 2017, Attention Is All You Need, §3.2.1: softmax(Q Kᵀ /
 
 The kernel holds the scores transposed, Sᵀ = K (Q/√d)ᵀ, so that maximum and sum over keys run across rows,
 which vectorises, and it never normalises the (keys x queries) array: with E = e^(S - max) and l = Σ E, the
-output is (E V)/l. Where blocking pays it takes one element of the batch at a time: its scores stay in the
-cache.
+output is (E V)/l. Where blocking pays it takes one element of the batch at a time, and of that a few queries:
+their scores stay in the cache, and keys that none of them may look at are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from minigrad.errors import ShapeError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import where
 from minigrad.ops.linalg import matmul
+from minigrad.ops.rearranging import unstack
 from minigrad.ops.reductions import softmax
 from minigrad.ops.shape import matrix_transpose, permute_dims, reshape
 from minigrad.tensor import Tensor
@@ -27,9 +28,24 @@ KEEP_SCORES_UP_TO = 256
 linear in time).
 """
 
+QUERIES = 64
+"""Queries in a block. With fewer the products become too small, with more the keys left out too few."""
+
 
 def _elements(xp: Any, batch: int) -> list[Any]:
     return [slice(i, i + 1) for i in range(batch)] if xp.blocked else [slice(None)]
+
+
+def _blocks(xp: Any, queries: int, keys: int, causal: bool) -> list[tuple[slice, int]]:
+    """Blocks of queries, each with the number of keys that it looks at. The last one looks at all."""
+    pays = xp.blocked and (causal or keys > KEEP_SCORES_UP_TO)
+    width = QUERIES if pays else max(queries, 1)
+    stops = [min(start + width, queries) for start in range(0, max(queries, 1), width)]
+    starts = [0, *stops[:-1]]
+    return [
+        (slice(start, stop), keys - queries + stop if causal else keys)
+        for start, stop in zip(starts, stops, strict=True)
+    ]
 
 
 def hidden(xp: Any, queries: int, keys: int) -> Array:
@@ -39,13 +55,22 @@ def hidden(xp: Any, queries: int, keys: int) -> Array:
     return xp.arange(keys)[:, None] > xp.arange(queries)[None, :] + (keys - queries)
 
 
+def _triangle(xp: Any, blocks: list[tuple[slice, int]], causal: bool, dtype: Any) -> Any:
+    """What is added to the scores of a block's own keys, the last that it looks at: -∞ where hidden."""
+    width = blocks[0][0].stop
+    return xp.where(hidden(xp, width, width), -math.inf, 0.0).astype(dtype) if causal else None
+
+
 def _exponentials(
-    xp: Any, q: Any, k: Any, scale: float, mask: Any, top: Any = None, out: Any = None
+    xp: Any, k: Any, scaled: Any, triangle: Any, top: Any = None, out: Any = None
 ) -> tuple[Any, Any]:
-    """E = e^(S - max) as (..., keys, queries), into `out` if given, and the maxima (..., 1, queries)."""
-    scores = xp.matmul(k, xp.matrix_transpose(q * scale), out=out)
-    if mask is not None:
-        scores += mask
+    """E = e^(S - max) as (..., keys, queries), into `out` if given, and the maxima (..., 1, queries), from
+    keys and queries/√d as (..., width, queries).
+    """
+    scores = xp.matmul(k, scaled, out=out)
+    if triangle is not None:
+        own = scaled.shape[-1]
+        scores[..., scores.shape[-2] - own :, :] += triangle[:own, :own]
     if top is None:
         top = xp.max(scores, axis=-2, keepdims=True)
     scores -= top
@@ -58,19 +83,26 @@ def attend(xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float
     """
     batch, heads, queries, _ = q.shape
     keys = k.shape[-2]
-    mask = xp.where(hidden(xp, queries, keys), -math.inf, 0.0).astype(q.dtype) if causal else None
-    keep = keys <= KEEP_SCORES_UP_TO
-    exponentials = xp.empty((batch, heads, keys, queries), dtype=q.dtype) if keep else None
+    blocks = _blocks(xp, queries, keys, causal)
+    triangle = _triangle(xp, blocks, causal, q.dtype)
+    exponentials = None
+    if keys <= KEEP_SCORES_UP_TO:
+        exponentials = [
+            xp.empty((batch, heads, seen, part.stop - part.start), dtype=q.dtype) for part, seen in blocks
+        ]
     tops = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
     totals = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
     ones = xp.ones((1, keys), dtype=q.dtype)
     for i in _elements(xp, batch):
-        place = exponentials[i] if exponentials is not None else None
-        e, tops[i] = _exponentials(xp, q[i], k[i], scale, mask, out=place)
-        xp.matmul(ones, e, out=totals[i])
-        o = out[i]
-        xp.matmul(xp.matrix_transpose(e), v[i], out=o)
-        o /= xp.matrix_transpose(totals[i])
+        scaled = xp.matrix_transpose(q[i] * scale)
+        for number, (part, seen) in enumerate(blocks):
+            place = exponentials[number][i] if exponentials is not None else None
+            e, top = _exponentials(xp, k[i][..., :seen, :], scaled[..., part], triangle, out=place)
+            tops[i][..., part] = top
+            total = xp.matmul(ones[:, :seen], e, out=totals[i][..., part])
+            o = out[i][..., part, :]
+            xp.matmul(xp.matrix_transpose(e), v[i][..., :seen, :], out=o)
+            o /= xp.matrix_transpose(total)
     return exponentials, tops, totals
 
 
@@ -89,23 +121,29 @@ def pull_back(
     """Write the cotangents of q, k, v into `grads`, from the cotangent `g` of the output."""
     exponentials, tops, totals = kept
     dq, dk, dv = grads
-    queries, keys = q.shape[-2], k.shape[-2]
-    mask = xp.where(hidden(xp, queries, keys), -math.inf, 0.0).astype(q.dtype) if causal else None
+    keys = k.shape[-2]
+    blocks = _blocks(xp, q.shape[-2], keys, causal)
+    triangle = _triangle(xp, blocks, causal, q.dtype)
     for i in _elements(xp, q.shape[0]):
-        e = (
-            exponentials[i]
-            if exponentials is not None
-            else _exponentials(xp, q[i], k[i], scale, mask, tops[i])[0]
-        )
         weighted = g[i] / xp.matrix_transpose(totals[i])
-        shift = xp.vecdot(weighted, out[i])[..., None, :]
-        xp.matmul(e, weighted, out=dv[i])
-        ds = xp.matmul(v[i], xp.matrix_transpose(weighted))
-        ds -= shift
-        ds *= e
-        for left, right, gradient in ((xp.matrix_transpose(ds), k[i], dq[i]), (ds, q[i], dk[i])):
-            xp.matmul(left, right, out=gradient)
-            gradient *= scale
+        steeper = weighted * scale  # the slope of q kᵀ · scale in q kᵀ, in the smaller array
+        shift = xp.vecdot(steeper, out[i])[..., None, :]
+        scaled: Any = None if exponentials is not None else xp.matrix_transpose(q[i] * scale)
+        for number, (part, seen) in reversed(list(enumerate(blocks))):
+            earlier, w = k[i][..., :seen, :], weighted[..., part, :]
+            if exponentials is not None:
+                e = exponentials[number][i]
+            else:
+                e, _ = _exponentials(xp, earlier, scaled[..., part], triangle, tops[i][..., part])
+            ds = xp.matmul(v[i][..., :seen, :], xp.matrix_transpose(steeper[..., part, :]))
+            ds -= shift[..., part]
+            ds *= e
+            xp.matmul(xp.matrix_transpose(ds), earlier, out=dq[i][..., part, :])
+            for left, right, gradient in ((e, w, dv[i]), (ds, q[i][..., part, :], dk[i])):
+                if number == len(blocks) - 1:
+                    xp.matmul(left, right, out=gradient)
+                else:
+                    gradient[..., :seen, :] += xp.matmul(left, right)
 
 
 # ----- Separate queries, keys and values ----------------------------------------------------------
@@ -127,11 +165,12 @@ def _pull(
 
 @fused(forward=_forward, pull=_pull)
 def _attention(q: Any, k: Any, v: Any, /, *, causal: bool, scale: float) -> Tensor:
-    scores = matmul(q * scale, matrix_transpose(k))  # (..., queries, keys)
+    scores = matmul(k, matrix_transpose(q * scale))  # (..., keys, queries)
     if causal:
         xp = namespace(scores.data)
-        scores = where(xp.matrix_transpose(hidden(xp, q.shape[-2], k.shape[-2])), -math.inf, scores)
-    return matmul(softmax(scores), v)
+        blind = hidden(xp, q.shape[-2], k.shape[-2])
+        scores = scores + where(blind, -math.inf, xp.zeros(blind.shape, dtype=scores.dtype))
+    return matmul(matrix_transpose(softmax(scores, axis=-2)), v)
 
 
 def scaled_dot_product_attention(
@@ -204,9 +243,7 @@ def _packed_pull(
 def _self_attention(packed: Any, /, *, heads: int, causal: bool) -> Tensor:
     batch, time, width = packed.shape
     five = permute_dims(reshape(packed, (batch, time, 3, heads, width // (3 * heads))), (2, 0, 3, 1, 4))
-    out = scaled_dot_product_attention(
-        five[0], five[1], five[2], is_causal=causal
-    )  # (batch, heads, time, head)
+    out = scaled_dot_product_attention(*unstack(five), is_causal=causal)  # (batch, heads, time, head)
     return reshape(permute_dims(out, (0, 2, 1, 3)), (batch, time, width // 3))
 
 

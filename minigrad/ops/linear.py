@@ -24,7 +24,9 @@ def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: None, into: Any) -> li
     x, weight, _ = arrays
     count = math.prod(x.shape[:-1])
     v = v.reshape(count, weight.shape[0])
-    dx = xp.matmul(v, weight).reshape(x.shape) if needs[0] else None
+    dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
+    if dx is not None:
+        xp.matmul(v, weight, out=dx.reshape(count, x.shape[-1]))
     dw = xp.matmul(v.T, x.reshape(count, x.shape[-1]), out=into[1]) if needs[1] else None
     return [dx, dw, column_sums(xp, v, into[2]) if needs[2] else None]
 

@@ -13,7 +13,7 @@ from typing import Any
 from minigrad.backend import host, namespace
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
-from minigrad.ops.elementwise import erf, sqrt, tanh, where
+from minigrad.ops.elementwise import erf, sqrt, square, tanh, where
 from minigrad.ops.indexing import getitem
 from minigrad.ops.linear import column_sums
 from minigrad.ops.reductions import logsumexp, mean, sum
@@ -74,7 +74,8 @@ def _layer_norm_pull(
     rows, v = x.reshape(mean.shape[0], width), v.reshape(mean.shape[0], width)
     if xp.kernels is not None:
         return _layer_norm_kernels(xp, v, needs, rows, weight, mean, inverse, x.shape)
-    dx = xp.empty(rows.shape, dtype=x.dtype) if needs[0] else None
+    dx = xp.empty(x.shape, dtype=x.dtype) if needs[0] else None
+    dx_rows = None if dx is None else dx.reshape(rows.shape)
     dw = xp.zeros(width, dtype=x.dtype) if needs[1] else None
     db = xp.zeros(width, dtype=x.dtype) if needs[2] else None
     gain = weight if weight is not None else xp.ones(width, dtype=x.dtype)
@@ -88,15 +89,15 @@ def _layer_norm_pull(
             dw += column_sums(xp, product)
         if db is not None:
             db += column_sums(xp, g)
-        if dx is not None:
+        if dx_rows is not None:
             # dx = s · (gain·g - mean(gain·g) - normal · mean(gain·g·normal))
-            d = dx[block]
+            d = dx_rows[block]
             xp.multiply(g, gain, out=d)
             d -= xp.matmul(g, average)
             normal *= xp.matmul(product, average)
             d -= normal
             d *= s
-    return [dx.reshape(x.shape) if dx is not None else None, dw, db]
+    return [dx, dw, db]
 
 
 def _layer_norm_kernels(
@@ -122,7 +123,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> T
     """
     centred = x - mean(x, axis=-1, keepdims=True)
     variance = mean(centred * centred, axis=-1, keepdims=True)
-    out = centred / sqrt(variance + epsilon)
+    out = centred * (1.0 / sqrt(variance + epsilon))
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
 
@@ -151,35 +152,33 @@ def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
 
 
 def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any) -> list[Any]:
-    # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a + x·(1 - a²)·c·(1 + 3k·x²)) / 2, all anew from x.
+    # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a)·(1/2 + (1 - a)·(3u/2 - c·x)), all anew from x.
     (x,) = arrays
     if xp.kernels is not None:
         return [xp.kernels.gelu_tanh_pull(v, x)]
-    flat, v = x.reshape(-1), v.reshape(-1)
-    out = xp.empty(flat.shape, dtype=x.dtype)
+    dx = xp.empty(x.shape, dtype=x.dtype)
+    flat, v, out = x.reshape(-1), v.reshape(-1), dx.reshape(-1)
     for block in blocks(xp, flat.shape[0]):
         r, g, q = flat[block], v[block], out[block]
         xp.multiply(r, r, out=q)
-        a = q * (_SCALE * _CUBIC)
-        a += _SCALE
-        a *= r
-        xp.tanh(a, out=a)
-        slope = a * a
-        xp.subtract(1.0, slope, out=slope)
-        q *= 3 * _SCALE * _CUBIC
+        q *= _SCALE * _CUBIC
         q += _SCALE
         q *= r
-        q *= slope
-        q += a
-        q += 1.0
+        a = xp.tanh(q)
+        q *= 1.5
+        t = r * _SCALE
+        q -= t
+        q *= xp.subtract(1.0, a, out=t)
+        q += 0.5
+        a += 1.0
+        q *= a
         q *= g
-        q *= 0.5
-    return [out.reshape(x.shape)]
+    return [dx]
 
 
 @fused(forward=_gelu_tanh_forward, pull=_gelu_tanh_pull)
 def _gelu_tanh(x: Any, /) -> Tensor:
-    return 0.5 * x * (1.0 + tanh(_SCALE * (x + _CUBIC * (x * x * x))))
+    return 0.5 * x * (1.0 + tanh(x * (_SCALE + _SCALE * _CUBIC * square(x))))
 
 
 def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
@@ -253,19 +252,18 @@ def _cross_entropy_forward(xp: Any, logits: Any, targets: Any, *, ignore_index: 
     total = xp.matmul(shifted, xp.ones((logits.shape[1], 1), dtype=logits.dtype))
     xp.log(total, out=total)
     losses = total[:, 0] - picked
-    return xp.where(counted, losses, xp.zeros_like(losses)), total + top
+    return xp.where(counted, losses, xp.zeros_like(losses)), (total + top, rows, classes, counted)
 
 
 def _cross_entropy_pull(
     xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, ignore_index: int
 ) -> list[Any]:
-    logits, targets = arrays
-    rows, classes, counted = _rows_and_classes(xp, targets, ignore_index)
+    logits, (log_total, rows, classes, counted) = arrays[0], kept
     v = v * counted
     if xp.kernels is not None:
-        gradient = xp.kernels.softmax_pull(v[:, None], logits, kept)
+        gradient = xp.kernels.softmax_pull(v[:, None], logits, log_total)
     else:
-        gradient = logits - kept
+        gradient = logits - log_total
         xp.exp(gradient, out=gradient)
         gradient *= v[:, None]
     gradient[rows, classes] -= v
@@ -299,15 +297,18 @@ def cross_entropy(
     if reduction not in ("mean", "sum", "none"):
         raise UsageError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
     classes, shape = logits.shape[-1], targets.shape
-    flat = targets.reshape(math.prod(shape))
-    if namespace(flat.data) is host:  # a GPU would have to be waited for
-        wrong = ((flat.data < 0) | (flat.data >= classes)) & (flat.data != ignore_index)
+    labels = targets.data.reshape(math.prod(shape))
+    xp = namespace(labels)
+    counted = labels != ignore_index
+    if xp is host:  # a GPU would have to be waited for
+        wrong = ((labels < 0) | (labels >= classes)) & counted
         if wrong.any():
             raise UsageError(
-                f"cross_entropy: target {flat.data[wrong][0]} is none of {classes} classes, from 0 on"
+                f"cross_entropy: target {labels[wrong][0]} is none of {classes} classes, from 0 on"
             )
-    losses = _cross_entropy(logits.reshape(math.prod(shape), classes), flat, ignore_index=ignore_index)
+    rows = logits if len(shape) == 1 else logits.reshape(math.prod(shape), classes)
+    losses = _cross_entropy(rows, labels, ignore_index=ignore_index)
     if reduction == "none":
         return losses.reshape(shape)
     total = sum(losses)
-    return total if reduction == "sum" else total / sum((flat != ignore_index).astype(logits.dtype))
+    return total if reduction == "sum" else total / xp.sum(counted.astype(logits.dtype))

@@ -103,5 +103,5 @@ def test_a_model_of_parts():
         model = dist.tensor_parallel(nn.GPT(nn.GPTConfig(layers=1, width=8, heads=2, context=4)), world)
         ZeRO(model, nn.optim.SGD(model.parameters()), dist.SingleWorld())
 
-    with pytest.raises(UsageError, match="every rank has parts, .* use MeshZeRO"):
+    with pytest.raises(UsageError, match=r"every rank has parts, .* use MeshZeRO"):
         dist.spawn(main, ranks=2)

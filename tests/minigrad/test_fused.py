@@ -96,6 +96,7 @@ def test_cross_entropy(lead, classes, reduction, data) -> None:
     st.data(),
 )
 def test_attention(lead, queries, keys, widths, causal, needs, keep_scores, data) -> None:
+    block = data.draw(st.integers(1, 4), label="queries at a time")
     keys = max(keys, queries) if causal else keys
     q, k, v = (
         data.draw(arrays((*lead, *s))) for s in [(queries, widths[0]), (keys, widths[0]), (keys, widths[1])]
@@ -104,7 +105,8 @@ def test_attention(lead, queries, keys, widths, causal, needs, keep_scores, data
     def f(q, k, v):
         return mg.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
-    with mock.patch.object(attention, "KEEP_SCORES_UP_TO", 256 if keep_scores else 0):
+    kept = mock.patch.object(attention, "KEEP_SCORES_UP_TO", 256 if keep_scores else 0)
+    with kept, mock.patch.object(attention, "QUERIES", block):
         same(f, q, k, v, needs=needs)
     found = f(*map(mg.tensor, (q, k, v))).numpy()
     np.testing.assert_allclose(found, attend(q, k, v, causal, 1 / math.sqrt(widths[0])), atol=1e-12)
