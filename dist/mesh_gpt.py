@@ -172,16 +172,8 @@ class MeshGPT:
             del self._model  # other stages' parameters go with it
 
     def share_out(self, optimizer: Optimizer, *, stage: int = 0, **options: Any) -> MeshZeRO:
-        """ZeRO on the data axis over `module`; options are those of ZeRO. What it returns takes the steps.
-
-        Raises UsageError for stage 3 with token slices.
-        """
+        """ZeRO on the data axis over `module`; options are those of ZeRO. What it returns takes the steps."""
         if self.pipeline is not None and stage == 3:
-            if self.pipeline.schedule.slices > 1:
-                raise UsageError(
-                    "ZeRO's stage 3 gathers the parameters of a layer when that is called, and a layer that "
-                    "takes token slices is not called as a whole; use stage 2, or no slices"
-                )
             layers = [layer for layer in self.module.children() if any(True for _ in layer.parameters())]
             options.setdefault("units", layers)
         self.zero = MeshZeRO(

@@ -107,7 +107,11 @@ class Stage(Module):
                 values = tupled(layer(*values))
                 continue
             count: int = layer.tensors_kept  # type: ignore[attr-defined]  # what has the method has this
-            outputs, kept = layer.forward_slice(*values, start=start, past=tuple(handed[:count]))
+            place = {"start": start, "past": tuple(handed[:count])}
+            if layer._hooks is None:
+                outputs, kept = layer.forward_slice(*values, **place)
+            else:  # ZeRO's stage 3 gathers a layer there
+                outputs, kept = layer._hooks.run(layer, values, place, layer.forward_slice)
             values, handed = tupled(outputs), handed[count:]
             present += kept
         return values, present

@@ -33,12 +33,14 @@ class Namespace(Windows, Special, LinearAlgebra, Selecting):
     """The functions of one array library. What a library lacks is added by a subclass; the rest is handed on.
 
     `blocked` says whether hand-written kernels should work through a large array in pieces that stay in a
-    processor's cache (NumPy) or in one go (GPUs); `in_place` whether they can be used at all, since they
+    processor's cache (NumPy) or in one go (GPUs); `leaves_out` whether attention takes queries in blocks and
+    leaves out the keys that none of a block sees, which decides what is kept; `in_place` whether they can be used at all, since they
     write with `out=`.
     """
 
     name = "abstract"
     blocked = False
+    leaves_out = False
     in_place = True
     kernels: Any = None  # fast paths as one kernel each, where the library can compile them
     array_type: type
@@ -86,6 +88,7 @@ class NumpyNamespace(HostLinearAlgebra, HostSelecting, Namespace):
 
     name = "numpy"
     blocked = True
+    leaves_out = True
     array_type = numpy.ndarray
 
     def __init__(self) -> None:

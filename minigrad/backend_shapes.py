@@ -248,6 +248,7 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     """The functions of the array API over shape-only arrays. What would need a value is refused by name."""
 
     name = "shapes"
+    leaves_out = True  # what a processor would hold is counted
     array_type = ShapeArray
 
     def __init__(self) -> None:

@@ -29,13 +29,19 @@ class Hooks:
         twin.before, twin.after = dict(self.before), dict(self.after)
         return twin
 
-    def run(self, module: Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """The module's forward with its hooks around it."""
+    def run(
+        self,
+        module: Module,
+        inputs: tuple[Any, ...],
+        keywords: dict[str, Any],
+        forward: Callable[..., Any] | None = None,
+    ) -> Any:
+        """The module's forward, or what stands in for it here, with its hooks around it."""
         for before in list(self.before.values()):
             changed = before(module, inputs)
             if changed is not None:
                 inputs = changed if isinstance(changed, tuple) else (changed,)
-        output = module.forward(*inputs, **keywords)
+        output = (forward or module.forward)(*inputs, **keywords)
         for after in list(self.after.values()):
             changed = after(module, inputs, output)
             if changed is not None:

@@ -202,12 +202,6 @@ class Settings:
 
     def check_combinations(self, *, threads: bool) -> None:
         """Refuse settings that do not go together. Raises UsageError."""
-        if self.pipeline > 1 and self.zero == 3 and self.division["slices"] > 1:
-            raise UsageError(
-                "--zero 3 gathers the parameters of a layer when that is called, and "
-                f"--schedule {self.schedule} runs it on {self.division['slices']} token slices instead; use "
-                "--zero 2 or less"
-            )
         if self.reduce == "mpi" and threads:
             raise UsageError(
                 "--reduce mpi lets MPI add up, but --threads makes ranks that know no MPI; leave one of them "

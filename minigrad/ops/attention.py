@@ -38,7 +38,7 @@ def _elements(xp: Any, batch: int) -> list[Any]:
 
 def _blocks(xp: Any, queries: int, keys: int, causal: bool) -> list[tuple[slice, int]]:
     """Blocks of queries, each with the number of keys that it looks at. The last one looks at all."""
-    pays = xp.blocked and (causal or keys > KEEP_SCORES_UP_TO)
+    pays = xp.leaves_out and (causal or keys > KEEP_SCORES_UP_TO)
     width = QUERIES if pays else max(queries, 1)
     stops = [min(start + width, queries) for start in range(0, max(queries, 1), width)]
     starts = [0, *stops[:-1]]

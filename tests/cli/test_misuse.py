@@ -106,10 +106,6 @@ TRAIN = {
         [*TEXT, "--pipeline", "2", "--virtual", "2", "--threads"],
         "1f1b has no use for virtual 2",
     ),
-    "token slices at stage 3": (
-        [*TEXT, "--pipeline", "2", "--schedule", "terapipe", "--zero", "3", "--threads"],
-        "--zero 3 .*--schedule terapipe .*4 token slices.*use --zero 2",
-    ),
     "an unknown schedule": ([*TEXT, "--schedule", "zb-h3"], "invalid choice: 'zb-h3'"),
     "portions and microbatches": (
         [*TEXT, "--accumulate", "2", "--microbatches", "3"],

@@ -37,8 +37,7 @@ def cases(draw: Any) -> Case:
     if schedule == "terapipe":
         options["slices"] = draw(st.integers(1, 4))
     options["microbatches"] = microbatches
-    sliced = pipeline > 1 and options.get("slices", 1) > 1
-    stage = draw(st.integers(0, 2 if sliced else 3))
+    stage = draw(st.integers(0, 3))
     samples = draw(st.sampled_from([9, 14]))
     samples = samples if samples // data >= microbatches else 14
     config = draw(st.sampled_from([CONFIG, NO_DROPOUT]))
@@ -152,12 +151,11 @@ def test_stages_get_about_equal_work() -> None:
     assert [sum(name.startswith("h.") for name in names) for names in stages] == [2, 2]
 
 
-def test_stage_3_of_token_slices_is_refused() -> None:
-    def main(world: World) -> None:
-        build(world, Case(3, pipeline=2, options={"schedule": "terapipe", "slices": 2}, zero={"stage": 3}))
-
-    with pytest.raises(UsageError, match="use stage 2, or no slices"):
-        dist.spawn(main, ranks=2)
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_stage_3_of_token_slices(tensor: int, recompute: bool) -> None:
+    options = {"schedule": "terapipe", "slices": 3, "microbatches": 2, "recompute": recompute}
+    check(Case(9, 2, 2, tensor, NO_DROPOUT, options=options, zero={"stage": 3}))
 
 
 def test_processes(mpirun: Any) -> None:

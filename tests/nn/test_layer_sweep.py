@@ -60,18 +60,18 @@ LAYERS: dict[str, tuple[Module, tuple[tuple[int, ...], ...]]] = {
         ((2, 2, 4),),
     ),
     "TransformerDecoderLayer": (
-        L.TransformerDecoderLayer(2, 1, 3, 0.0, "gelu", batch_first=True, norm_first=True),
-        ((2, 2, 2), (2, 3, 2)),
+        L.TransformerDecoderLayer(4, 2, 3, 0.0, "gelu", batch_first=True, norm_first=True),
+        ((2, 2, 4), (2, 3, 4)),
     ),
     "TransformerEncoder": (
         L.TransformerEncoder(
-            L.TransformerEncoderLayer(2, 1, 2, 0.0, "gelu", batch_first=True), 2, L.LayerNorm(2)
+            L.TransformerEncoderLayer(4, 1, 2, 0.0, "gelu", batch_first=True), 2, L.LayerNorm(4)
         ),
-        ((2, 2, 2),),
+        ((2, 2, 4),),
     ),
     "TransformerDecoder": (
-        L.TransformerDecoder(L.TransformerDecoderLayer(2, 2, 2, 0.0, "gelu", batch_first=True), 2),
-        ((2, 2, 2), (2, 3, 2)),
+        L.TransformerDecoder(L.TransformerDecoderLayer(4, 2, 2, 0.0, "gelu", batch_first=True), 2),
+        ((2, 2, 4), (2, 3, 4)),
     ),
     "Transformer": (
         L.Transformer(4, 2, 1, 1, 3, 0.0, "gelu", batch_first=True, norm_first=True),
