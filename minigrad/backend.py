@@ -34,8 +34,8 @@ class Namespace(Windows, Special, LinearAlgebra, Selecting):
 
     `blocked` says whether hand-written kernels should work through a large array in pieces that stay in a
     processor's cache (NumPy) or in one go (GPUs); `leaves_out` whether attention takes queries in blocks and
-    leaves out the keys that none of a block sees, which decides what is kept; `in_place` whether they can be used at all, since they
-    write with `out=`.
+    leaves out the keys that none of a block sees, which decides what is kept; `in_place` whether they can be
+    used at all, since they write with `out=`.
     """
 
     name = "abstract"
