@@ -44,6 +44,33 @@ def window_slices(
         )
 
 
+Span = tuple[int, slice, slice, bool]
+
+
+def window_spans(
+    size: int, count: int, kernel: int, stride: int, dilation: int, before: int
+) -> tuple[list[Span], bool]:
+    """Along one axis, where the windows of x, which has a border of `before` entries, meet x itself.
+
+    For every place in a window that meets x: the place, the windows it does so in, the entries met, and
+    whether it fills: whether these are every `stride`-th entry up to the end, and met by no place before. The
+    places that fill come first. Then, whether these meet every entry.
+    """
+    spans: list[Span] = []
+    filled = set()
+    for place in range(kernel):
+        start = place * dilation - before
+        first, stop = max(0, -(start // stride)), min(count, (size - 1 - start) // stride + 1)
+        if first >= stop:
+            continue
+        entries = slice(start + first * stride, start + (stop - 1) * stride + 1, stride)
+        fills = entries.start < stride and entries.stop + stride > size and entries.start not in filled
+        filled.update([entries.start] if fills else [])
+        spans.append((place, slice(first, stop), entries, fills))
+    spans.sort(key=lambda span: not span[-1])
+    return spans, len(filled) == min(stride, size)
+
+
 class Windows:
     """The part of a namespace that knows windows: views for NumPy's arrays, copies by slices for others."""
 

@@ -53,6 +53,7 @@ from minigrad.ops.elementwise import (
     less_equal,
     log,
     log1p,
+    masked,
     maximum,
     minimum,
     multiply,

@@ -9,12 +9,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad.backend_windows import window_spans
 from minigrad.errors import DTypeError, ShapeError, UsageError
-from minigrad.ops import convolution, depthwise
+from minigrad.ops import convolution_blocks, depthwise
 from minigrad.testing import check_gradients
 from tests.minigrad.examples import spread
 from tests.minigrad.examples_windows import convolved
@@ -44,7 +45,7 @@ def test_conv2d(case: Any, block: int) -> None:
     x, w, b, options = arguments(case)
     geometry = (w.shape[2:], options["stride"], options["dilation"])
     sides = [(p, p) for p in options["padding"]]
-    with mock.patch.object(convolution, "BLOCK", block), mock.patch.object(depthwise, "BLOCK", block):
+    with mock.patch.object(convolution_blocks, "BLOCK", block), mock.patch.object(depthwise, "BLOCK", block):
         for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
             same(lambda *t: mg.conv2d(*t, **options), x, w, b, dtype=dtype, tolerance=tolerance)
         same(lambda *t: mg.conv2d(*t, **options), x, w, None)
@@ -53,6 +54,43 @@ def test_conv2d(case: Any, block: int) -> None:
         found = mg.conv2d(mg.tensor(x), mg.tensor(w), mg.tensor(b), **options)
     right = convolved(x, w, b, geometry, sides, options["groups"])
     np.testing.assert_allclose(found.numpy(), right, atol=1e-12)
+
+
+@given(st.data())
+def test_the_gradient_of_any_convolution_is_its_composition_s(data: st.DataObject) -> None:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    groups, inner, outer = (data.draw(st.integers(1, 3)) for _ in range(3))
+    kernel, stride, padding, dilation = pair(1, 4), pair(1, 4), pair(0, 3), pair(1, 2)
+    room = [d * (k - 1) + 1 - 2 * p for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = tuple(data.draw(st.integers(max(1, n), max(1, n) + 5)) for n in room)
+    options: Any = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    x, w = spread(2, groups * inner, *size), spread(groups * outer, inner, *kernel)
+    same(lambda *t: mg.conv2d(*t, **options), x, w, spread(groups * outer), tolerance=1e-10)
+
+
+@given(*[st.integers(1, 9)] * 4, st.integers(0, 4))
+def test_spans_meet_what_windows_meet(
+    size: int, kernel: int, stride: int, dilation: int, before: int
+) -> None:
+    count = (size + 2 * before - dilation * (kernel - 1) - 1) // stride + 1
+    assume(count >= 1)
+    spans, complete = window_spans(size, count, kernel, stride, dilation, before)
+    met = {
+        (window, place, entry)
+        for place, windows, entries, _ in spans
+        for window, entry in zip(range(count)[windows], range(size)[entries], strict=True)
+    }
+    every = itertools.product(range(count), range(kernel))
+    entries = [(w, p, w * stride + p * dilation - before) for w, p in every]
+    assert met == {one for one in entries if 0 <= one[2] < size}
+    first = [entry for *_, entries, fills in spans if fills for entry in range(size)[entries]]
+    assert len(first) == len(set(first))
+    assert (set(first) == set(range(size))) is complete
+    assert [fills for *_, fills in spans] == sorted((fills for *_, fills in spans), reverse=True)
+    for *_, found, fills in spans:  # what does not fill adds to what is filled whole, or not at all
+        assert fills or {*range(size)[found]} <= {*first} or not {*range(size)[found]} & {*first}
 
 
 def test_channels_that_lie_last_in_memory_stay_so() -> None:
