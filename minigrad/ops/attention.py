@@ -165,12 +165,12 @@ def _pull(
 
 @fused(forward=_forward, pull=_pull)
 def _attention(q: Any, k: Any, v: Any, /, *, causal: bool, scale: float) -> Tensor:
-    scores = matmul(k, matrix_transpose(q * scale))  # (..., keys, queries)
+    scores = matmul(q * scale, matrix_transpose(k))  # (..., queries, keys)
     if causal:
         xp = namespace(scores.data)
-        blind = hidden(xp, q.shape[-2], k.shape[-2])
+        blind = xp.matrix_transpose(hidden(xp, q.shape[-2], k.shape[-2]))
         scores = scores + where(blind, -math.inf, xp.zeros(blind.shape, dtype=scores.dtype))
-    return matmul(matrix_transpose(softmax(scores, axis=-2)), v)
+    return matmul(softmax(scores, axis=-1), v)
 
 
 def scaled_dot_product_attention(

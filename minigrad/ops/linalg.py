@@ -13,7 +13,8 @@ from minigrad.tensor import Tensor
 
 @linear(
     x=lambda xp, v, y: xp.matmul(v, xp.matrix_transpose(y)),
-    y=lambda xp, v, x: xp.matmul(xp.matrix_transpose(x), v),
+    # y is most often a transpose (of a weight, of keys): what undoes that finds the entries in order.
+    y=lambda xp, v, x: xp.matrix_transpose(xp.matmul(xp.matrix_transpose(v), x)),
 )
 def _matmul(xp: Any, x: Any, y: Any, /) -> Any:
     return xp.matmul(x, y)

@@ -89,7 +89,9 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
 
 
 def _pull_softmax(xp: Any, v: Any, needs: Any, out: Any, axis: int) -> tuple[Any]:
-    return (out * (v - xp.sum(v * out, axis=axis, keepdims=True)),)
+    last = axis in (-1, out.ndim - 1)
+    along = xp.vecdot(v, out)[..., None] if last else xp.sum(v * out, axis=axis, keepdims=True)
+    return (out * (v - along),)
 
 
 def _push_softmax(xp: Any, tangents: Any, out: Any, axis: int) -> Any:
