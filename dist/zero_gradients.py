@@ -93,7 +93,7 @@ class WholeGradients:
             self._count += len(bucket.parameters)
             for number, parameter in zip(filling.numbers, bucket.parameters, strict=True):
                 parameter.zero_grad()
-                parameter.register_post_accumulate_grad_hook(partial(self._final, filling, number))
+                leaf_of(parameter).hooks.append(partial(self._final, filling, number))
         self._used = np.zeros(self._count, dtype=bool)
         self._lay_out()
 
@@ -125,7 +125,7 @@ class WholeGradients:
 
     # ----- Within the backward walk -----
 
-    def _final(self, filling: Filling, number: int, _: Any) -> None:
+    def _final(self, filling: Filling, number: int) -> None:
         """A gradient is final: send what is complete, and move on what is under way."""
         if self.quiet:
             return

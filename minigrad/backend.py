@@ -198,8 +198,8 @@ deterministic = False
 def use_deterministic(enabled: bool = True) -> None:
     """Ask every GPU of this process for the same bits in every run, at some cost in time.
 
-    What it changes is the scatter-add of large tables, the gradient of an embedding: CuPy adds atomically, in
-    any order. Everything else, and everything on the host, is deterministic anyway.
+    What it changes is the scatter-add of large tables (the gradient of an embedding, or of reading by index
+    arrays): CuPy adds atomically, in any order. Everything else, and the host, is deterministic anyway.
     """
     global deterministic
     deterministic = enabled

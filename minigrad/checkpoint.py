@@ -120,10 +120,13 @@ class Checkpoint(Operation):
         arrays, run = node.saved
         return arrays, run
 
-    def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
+    def pull_node(
+        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
+    ) -> Sequence[Any]:
         start, roots, edges = self._again(node, lifted)
         cotangents: dict[Node, Any] = {}
-        for root, part in zip(roots, v, strict=True):
+        for index, root in enumerate(roots):
+            part = v.get(index)
             if part is not None:
                 cotangents[root] = part if root not in cotangents else cotangents[root] + part
         leaves = [edge for edge in edges if edge is not None and edge.operation is None]

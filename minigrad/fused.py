@@ -14,13 +14,15 @@ from typing import Any, ParamSpec
 
 from minigrad import backend
 from minigrad.backend import Array
-from minigrad.graph import Leaf, Node, moving, state
+from minigrad.graph import Leaf, Node, moving, next_number, state
 from minigrad.mutation import overwritten
 from minigrad.operation import dressed
 from minigrad.rules import Operation
 from minigrad.tensor import Tensor
 
 P = ParamSpec("P")
+
+_new = object.__new__
 
 
 class Fused(Operation):
@@ -45,34 +47,18 @@ class Fused(Operation):
         self.rules = None
         self.composition, self.fast_forward, self.fast_pull = composition, forward, pull
 
-    def __call__(self, *inputs: Any, **parameters: Any) -> Tensor:
-        parameters = {**self.defaults, **parameters}
-        nodes = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
-        arrays = tuple(
-            [x.data if isinstance(x, Tensor) else None if x is None else backend.asarray(x) for x in inputs]
-        )
-        xp = backend.namespace(arrays[0])
-        if (
-            not (state.fused and xp.in_place)
-            or (state.streaming and any(map(moving, nodes)))
-            or len({a.dtype for a in arrays if a is not None and a.dtype.kind in "fV"}) != 1
-        ):
-            return self.composition(*inputs, **parameters)
-        try:
-            out, kept = self.fast_forward(xp, *arrays, **parameters)
-        except (ValueError, TypeError, IndexError) as error:
-            raise self.explain(error, arrays) from error
-        if not state.recording or not any(node is not None for node in nodes):
-            return Tensor.of(out)
-        return Tensor.of(out, Node(self, nodes, (arrays, kept), parameters, out.shape, out.dtype))
-
-    def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
+    def pull_node(
+        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
+    ) -> Sequence[Any]:
         arrays, kept = node.saved
+        needs = tuple(map(bool, edges))
         if not lifted:
-            into = [
-                _lent(e) if need and isinstance(e, Leaf) else None
-                for e, need in zip(node.inputs, needs, strict=True)
-            ]
+            into: list[Array | None] = [None] * len(needs)
+            for index, edge in enumerate(edges):
+                if isinstance(edge, Leaf) and not edge.filled:
+                    buffer = into[index] = edge.lend()
+                    if buffer is not None:
+                        overwritten(edge)
             return self.fast_pull(xp, v, needs, arrays, kept, into, **node.parameters)
         from minigrad.transforms import vjp
 
@@ -108,11 +94,49 @@ class Fused(Operation):
         return of_chosen
 
 
-def _lent(leaf: Leaf) -> Array | None:
-    buffer = leaf.lend()
-    if buffer is not None:
-        overwritten(leaf)
-    return buffer
+def calling(operation: Fused) -> Callable[..., Tensor]:
+    """The function that users call: the fast path where it can be taken, otherwise the composition."""
+    forward, defaults, namespaces = operation.fast_forward, operation.defaults, backend._namespaces
+
+    def public(*inputs: Any, **parameters: Any) -> Tensor:
+        arrays: list[Array | None] = []
+        nodes: list[Node | None] = []
+        dtype, mixed = None, False
+        for x in inputs:
+            if isinstance(x, Tensor):
+                a, node = x.data, x.node
+            else:
+                a, node = None if x is None else backend.asarray(x), None
+            arrays.append(a)
+            nodes.append(node)
+            if a is not None and a.dtype is not dtype and a.dtype.kind in "fV":
+                mixed = dtype is not None and (mixed or a.dtype != dtype)
+                dtype = a.dtype
+        xp = namespaces.get(type(arrays[0])) or backend.namespace(arrays[0])
+        ordinary = state.ordinary
+        if (
+            mixed
+            or dtype is None
+            or not (state.fused and xp.in_place)
+            or not (ordinary or not state.streaming or not any(map(moving, nodes)))
+        ):
+            return operation.composition(*inputs, **parameters)
+        if defaults:
+            parameters = {**defaults, **parameters}
+        try:
+            out, kept = forward(xp, *arrays, **parameters)
+        except (ValueError, TypeError, IndexError) as error:
+            raise operation.explain(error, arrays) from error
+        result = _new(Tensor)
+        result.data, result.node = out, None
+        if (ordinary or state.recording) and any(nodes):
+            new = result.node = _new(Node)
+            new.operation, new.inputs, new.parameters = operation, tuple(nodes), parameters
+            new.saved = (tuple(arrays), kept)
+            new.shape, new.dtype, new.number = out.shape, out.dtype, next_number()
+        return result
+
+    return public
 
 
 def fused(
@@ -127,10 +151,6 @@ def fused(
 
     def declare(composition: Callable[P, Any]) -> Callable[P, Any]:
         operation = Fused(composition, forward, pull)
-
-        def public(*inputs: Any, **parameters: Any) -> Any:
-            return operation(*inputs, **parameters)
-
-        return dressed(public, operation)
+        return dressed(calling(operation), operation)
 
     return declare

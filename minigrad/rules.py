@@ -93,12 +93,24 @@ class Operation:
             return tuple(getattr(value, what) for value in values[:-1])
         return getattr(values[self.inputs.index(base)], what)
 
-    def pull_node(self, xp: Any, v: Any, needs: tuple[bool, ...], node: Node, lifted: bool) -> Sequence[Any]:
-        """Apply the `pull` rule of the general form to the values that a node saved."""
+    def pull_node(
+        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
+    ) -> Sequence[Any]:
+        """The cotangents of all inputs from what a node saved, in the general form or when lifted; None
+        where `edges` holds None.
+        """
         from minigrad.walk import lift
 
+        if self.rules is not None:
+            return [
+                None if edge is None else rule(xp, v, *lift(node, index))  # type: ignore[misc]
+                for index, (edge, rule) in enumerate(zip(edges, self.rules, strict=True))
+            ]
+        if self.several_outputs:
+            v = tuple(v.get(index) for index in range(len(node.shape)))
         assert self.pull is not None
         values = dict(zip(self.wanted[0], lift(node, 0) if lifted else node.saved, strict=True))
+        needs = tuple(edge is not None for edge in edges)
         return self.pull(xp, v, needs, **{name: values[name] for name in self.pull_names})
 
     def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:

@@ -198,6 +198,8 @@ class Tensor(Operators, Interop):
             leaf.gradient, leaf.filled = None, False
         elif value.shape != self.shape:
             raise ShapeError(f"the gradient has shape {value.shape}, and the tensor {self.shape}")
+        elif value.device != self.device:
+            raise backend.mixed(value.data, self.data)
         elif leaf.buffer is not None:
             leaf.buffer[...], leaf.filled = value.data, True
             minigrad.mutation.overwritten(leaf)

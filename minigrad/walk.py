@@ -10,7 +10,7 @@ minigrad's own functions, so that the walk itself becomes part of the graph and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,27 +23,29 @@ from minigrad.rules import Operation
 from minigrad.tensor import Tensor
 
 
-def gather(roots: Iterable[Node], floor: int = 0) -> list[Node]:
+def gather(roots: Iterable[Node], floor: int = 0, once: dict[Node, float] | None = None) -> list[Node]:
     """Every node that the roots were computed from, newest first; nodes older than `floor` are left out.
 
     A leaf takes its turn directly after its lowest-numbered consumer: that is when its gradient is final,
-    although the leaf itself may be older than everything else.
+    although the leaf itself may be older than everything else. Leaves to which one edge leads go into `once`
+    instead, if given: their gradient is final when it is there.
     """
     turn: dict[Node, float] = {root: root.number for root in roots}
-    stack = list(turn)
-    while stack:
-        node = stack.pop()
+    found = list(turn)
+    leaves = turn if once is None else once
+    for node in found:  # which grows meanwhile
         for edge in node.inputs:
             if edge is None:
                 continue
-            seen = turn.get(edge)
             if edge.operation is None:
                 place = node.number - 0.5
-                if seen is None or place < seen:
-                    turn[edge] = place
-            elif seen is None and edge.number >= floor:
+                if edge not in leaves and edge not in turn:
+                    leaves[edge] = place
+                else:
+                    turn[edge] = min(place, turn.get(edge, place), leaves.pop(edge, place))
+            elif edge not in turn and edge.number >= floor:
                 turn[edge] = edge.number
-                stack.append(edge)
+                found.append(edge)
     return sorted(turn, key=turn.__getitem__, reverse=True)
 
 
@@ -101,7 +103,8 @@ def pull(
             cotangent = cotangent.copy()  # what a leaf gets becomes its own, and this is the caller's
         start[root] = cotangent if root not in start else start[root] + cotangent
     if targets is None:
-        _walk(gather(roots), start, {}, lifted, retain)
+        once: dict[Node, float] = {}
+        _walk(gather(roots, once=once), start, {}, lifted, retain, once=once)
         return {}, None
     collected: dict[Node, Any] = dict.fromkeys(targets)
     order = gather(roots, 0 if postpone else min((target.number for target in targets), default=0))
@@ -138,55 +141,58 @@ def _walk(
     only: set[Node] | None = None,
     skip: set[Node] | None = None,
     later: Postponed | None = None,
+    once: Container[Node] = (),
 ) -> None:
-    """The loop of every pull. `only` and `skip` say which edges to follow; `cotangents` is used up."""
+    """The loop of every pull. `only` and `skip` say which edges to follow; `cotangents` is used up. To leaves
+    of `once` gradients are delivered as soon as they are there.
+    """
     kind: type | None = None
     xp: Any = functions() if lifted else None
-    everything = only is None and skip is None
     for node in order:
         v = cotangents.pop(node, None)
         if v is None:
             continue
         operation = node.operation
-        if node in collected:
+        if collected and node in collected:
             collected[node] = v
+        elif operation is None and isinstance(node, Leaf):
+            deliver(node, v)
         if operation is None:
-            if isinstance(node, Leaf) and node not in collected:
-                deliver(node, v)
             continue
-        saved, edges = _usable(node), node.inputs
+        if node.saved is None or node.number < mutation.latest:
+            _check_usable(node)
+        edges = node.inputs
         if operation is PICK:
             _place(cotangents, edges[0], node.parameters["index"], v)
             continue
-        if not everything:
+        if only is not None or skip is not None:
             edges = tuple(edge if _follows(edge, only, skip) else None for edge in edges)
             if later is not None and edges != node.inputs:
                 later.waiting[node] = v
         if not lifted and type(v) is not kind:
             kind = type(v)
-            xp = backend.namespace(_any_part(v))
-        rules = operation.rules
-        parts = () if rules is not None else _general(operation, xp, v, edges, node, lifted)
+            xp = backend.namespace(next(iter(v.values())) if kind is dict else v)
+        rules = None if lifted else operation.rules
+        parts = operation.pull_node(xp, v, edges, node, lifted) if rules is None and any(edges) else ()
         for index, edge in enumerate(edges):
             if edge is None:
                 continue
-            if rules is None:
-                g = parts[index]
-            else:
-                arguments = lift(node, index) if lifted else saved[index]
-                g = rules[index](xp, v, *arguments)  # type: ignore[misc]
+            g = parts[index] if rules is None else rules[index](xp, v, *node.saved[index])  # type: ignore[misc]
             if g is None:
                 continue
             if g.shape != edge.shape:
                 g = unbroadcast(xp, g, edge.shape, operation)
-            if g.dtype != edge.dtype:
+            if g.dtype is not edge.dtype and g.dtype != edge.dtype:
                 g = g.astype(edge.dtype)
+            if isinstance(edge, Leaf) and edge in once:
+                deliver(edge, g if lifted or edge.buffer is not None else _owned(g, v, operation, edge))
+                continue
             old = cotangents.get(edge)
             if old is not None:
-                own = not lifted and xp.in_place and g.shape and not _may_be_held(g, v, operation)
-                g = xp.add(old, g, out=g) if own else old + g
-            elif edge.operation is None and not lifted and _may_be_held(g, v, operation):
-                g = _owned(g, edge)
+                held = lifted or not xp.in_place or not g.shape or _may_be_held(g, v, operation)
+                g = old + g if held else xp.add(old, g, out=g)
+            elif edge.operation is None and not lifted:
+                g = _owned(g, v, operation, edge)
             cotangents[edge] = g
         if not retain and (later is None or node not in later.waiting):
             node.saved = None
@@ -197,31 +203,14 @@ def _may_be_held(g: Any, v: Any, operation: Operation) -> bool:
     return g is v or g.base is not None or operation.pull is not None
 
 
-def _owned(g: Any, leaf: Node) -> Any:
+def _owned(g: Any, v: Any, operation: Operation, leaf: Node) -> Any:
     """A leaf owns its gradient: never an array that somebody else may hold. A buffer gets a copy anyway."""
     buffered = isinstance(leaf, Leaf) and (leaf.buffer is not None or leaf.provide is not None)
-    return g if buffered else g.copy()
+    return g.copy() if not buffered and _may_be_held(g, v, operation) else g
 
 
 def _follows(edge: Node | None, only: set[Node] | None, skip: set[Node] | None) -> bool:
     return edge is not None and (only is None or edge in only) and (skip is None or edge not in skip)
-
-
-def _any_part(v: Any) -> Array:
-    """An array of the cotangent: of an operation with several outputs, the first that arrived."""
-    return next(iter(v.values())) if type(v) is dict else v
-
-
-def _general(
-    operation: Operation, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
-) -> Sequence[Any]:
-    """Cotangents of all inputs at once, by the rule of the general or fused form."""
-    needs = tuple(edge is not None for edge in edges)
-    if not any(needs):
-        return ()
-    if operation.several_outputs:
-        v = tuple(v.get(index) for index in range(len(node.shape)))
-    return operation.pull_node(xp, v, needs, node, lifted)
 
 
 def _place(cotangents: dict[Node, Any], edge: Node | None, index: int, v: Any) -> None:
@@ -233,27 +222,35 @@ def _place(cotangents: dict[Node, Any], edge: Node | None, index: int, v: Any) -
 
 def deliver(leaf: Leaf, gradient: Any) -> None:
     """Add a final gradient into the leaf, and run the leaf's hooks."""
-    buffer = leaf.target()
+    buffer = leaf.buffer if leaf.provide is None else leaf.target()
     if buffer is not None:
-        if isinstance(gradient, Tensor) and gradient.node is not None:
-            raise GraphError(
-                "a gradient with a graph of its own (create_graph) cannot be written into a given buffer; "
-                "use mg.gradients(...), or set grad_buffer to None first"
-            )
-        array = gradient.data if isinstance(gradient, Tensor) else gradient
+        if isinstance(gradient, Tensor):
+            gradient = _without_graph(gradient)
         if leaf.filled:
-            buffer += array
-        elif array is not buffer:
-            buffer[...] = array
+            buffer += gradient
+        elif gradient is not buffer:
+            buffer[...] = gradient
         leaf.filled, leaf.lent = True, False
-        mutation.overwritten(leaf)
+        if leaf.shown:
+            mutation.overwritten(leaf)
     elif not isinstance(gradient, Tensor):
         new = Tensor.of(backend.asarray(gradient))
         leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)
     else:
         leaf.gradient = gradient if leaf.gradient is None else leaf.gradient + gradient
-    for hook in list(leaf.hooks):  # a hook may remove itself
-        hook()
+    if leaf.hooks:
+        for hook in list(leaf.hooks):  # a hook may remove itself
+            hook()
+
+
+def _without_graph(gradient: Tensor) -> Array:
+    """What is written into a buffer."""
+    if gradient.node is not None:
+        raise GraphError(
+            "a gradient with a graph of its own (create_graph) cannot be written into a given buffer; "
+            "use mg.gradients(...), or set grad_buffer to None first"
+        )
+    return gradient.data
 
 
 def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...], operation: Operation | None = None) -> Any:
@@ -273,13 +270,12 @@ def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...], operation: Operation | 
     return xp.sum(g, axis=repeated, keepdims=True)
 
 
-def _usable(node: Node) -> Any:
-    """What the node saved. Raises GraphError if it was released, or overwritten since."""
-    saved = node.saved
-    if saved is not None:
+def _check_usable(node: Node) -> None:
+    """Raise GraphError if what the node saved was released, or overwritten since."""
+    if node.saved is not None:
         if node.number < mutation.latest:
             mutation.check(node)
-        return saved
+        return
     assert node.operation is not None
     raise GraphError(
         f"the values that {node.operation.name} (node {node.number}) had saved were released by an earlier "
@@ -304,7 +300,7 @@ def push(outputs: Sequence[Node], starts: dict[Node, Any], *, lifted: bool = Fal
         edges = node.inputs
         if node in starts or node.operation is None or not any(edge in tangents for edge in edges):
             continue
-        _usable(node)
+        _check_usable(node)
         incoming = [tangents.get(edge) if edge is not None else None for edge in edges]
         if node.operation is PICK:
             several: Any = incoming[0]
@@ -391,6 +387,8 @@ def seed(output: Tensor, cotangent: Any) -> Array:
                 f"a gradient starts from one number, and this output has shape {output.shape}; "
                 "reduce it first (.sum(), .mean()) or pass the cotangent to start with"
             )
+        if not output.shape:
+            return backend.constant(1.0, output.data)
         return backend.namespace(output.data).ones_like(output.data)
     array = cotangent.data if isinstance(cotangent, Tensor) else backend.asarray(cotangent)
     if array.shape != output.shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -38,6 +38,35 @@ class Numbered(Module):
             self.append(module)
         return self
 
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before the one at `index`; those behind it move on by a number."""
+        modules = list(self.children())
+        modules.insert(index, _module(module))
+        self._replace(modules)
+
+    def pop(self, index: int = -1) -> Any:
+        """Take a module out and return it; those behind it move up."""
+        module = self[index]
+        del self[index]
+        return module
+
+    def _replace(self, modules: Sequence[Module]) -> None:
+        """Hold these instead, numbered from 0."""
+        for name, _ in list(self.named_children()):
+            delattr(self, name)
+        self.extend(modules)
+
+    def __delitem__(self, index: int | slice) -> None:
+        modules = list(self.children())
+        del modules[index]
+        self._replace(modules)
+
+    def __iadd__(self, modules: Iterable[Module]) -> Any:
+        return self.extend(modules)
+
+    def __add__(self, modules: Iterable[Module]) -> Any:
+        return type(self)().extend([*self, *modules])
+
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
 
@@ -64,16 +93,17 @@ class Sequential(Numbered):
             self.extend(modules)
 
     def forward(self, x: Any) -> Any:
-        for module in self.children():
-            x = module(x)
+        for module in vars(self).values():
+            if isinstance(module, Module):
+                x = module(x)
         return x
 
 
 class ModuleList(Numbered):
     """A list of modules, named "0", "1", ... It has no forward of its own."""
 
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        self.extend(modules)
+    def __init__(self, modules: Iterable[Module] | None = None) -> None:
+        self.extend(modules or ())
 
     def __repr__(self) -> str:
         lines = ["ModuleList("]
@@ -90,8 +120,8 @@ class ModuleList(Numbered):
 class ModuleDict(Module):
     """Modules by name. It has no forward of its own."""
 
-    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
-        self.update(modules)
+    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] | None = None) -> None:
+        self.update(modules or ())
 
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
         for name, module in modules.items() if isinstance(modules, Mapping) else modules:
@@ -119,6 +149,17 @@ class ModuleDict(Module):
     def __iter__(self) -> Iterator[str]:
         return self.keys()
 
+    def pop(self, name: str) -> Module:
+        """Take a module out and return it."""
+        module = self[name]
+        del self[name]
+        return module
+
+    def clear(self) -> None:
+        """Take all modules out."""
+        for name in list(self):
+            del self[name]
+
     def keys(self) -> Iterator[str]:
         return (name for name, _ in self.named_children())
 
@@ -132,22 +173,32 @@ class ModuleDict(Module):
 class ParameterList(Module):
     """A list of parameters, named "0", "1", ... Tensors and arrays given to it become parameters."""
 
-    def __init__(self, values: Iterable[Any] = ()) -> None:
-        for value in values:
-            self.append(value)
+    def __init__(self, values: Iterable[Any] | None = None) -> None:
+        self.extend(values or ())
 
     def append(self, value: Any) -> Any:
-        setattr(self, str(len(self)), value if isinstance(value, Parameter) else Parameter(value))
+        self._put(len(self), value)
         return self
+
+    def _put(self, place: int, value: Any) -> None:
+        setattr(self, str(place), value if isinstance(value, Parameter) else Parameter(value))
+
+    def extend(self, values: Iterable[Any]) -> Any:
+        for value in values:
+            self.append(value)
+        return self
+
+    def __iadd__(self, values: Iterable[Any]) -> Any:
+        return self.extend(values)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __getitem__(self, index: int) -> Parameter:
-        return list(self)[index]
+    def __getitem__(self, index: int | slice) -> Any:
+        return type(self)(list(self)[index]) if isinstance(index, slice) else list(self)[index]
 
-    def __setitem__(self, index: int, value: Parameter) -> None:
-        setattr(self, str(range(len(self))[index]), value)
+    def __setitem__(self, index: int, value: Any) -> None:
+        self._put(range(len(self))[index], value)
 
     def __iter__(self) -> Iterator[Parameter]:
         return (value for value in vars(self).values() if isinstance(value, Parameter))

@@ -98,6 +98,23 @@ class Module:
                 raise UsageError(f"{type(self).__name__} has no module {target!r} (nothing at {name!r})")
         return found
 
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter of a dotted name. Raises UsageError where there is none."""
+        found: Parameter = self._get(target, Parameter)
+        return found
+
+    def get_buffer(self, target: str) -> Buffer:
+        """The buffer of a dotted name. Raises UsageError where there is none."""
+        found: Buffer = self._get(target, Buffer)
+        return found
+
+    def _get(self, target: str, kind: type) -> Any:
+        path, _, name = target.rpartition(".")
+        found = vars(self.get_submodule(path)).get(name)
+        if not isinstance(found, kind):
+            raise UsageError(f"{type(self).__name__} has no {kind.__name__.lower()} {target!r}")
+        return found
+
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside, with their names."""
         for name, value in vars(self).items():
@@ -122,11 +139,12 @@ class Module:
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
 
-    def _named_tensors(self, kind: type, prefix: str, recurse: bool) -> Iterator[tuple[str, Any]]:
+    def _named_tensors(self, kind: type, prefix: str, recurse: bool, once: bool) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        for path, module in self.named_modules(prefix) if recurse else [(prefix, self)]:
+        below = self.named_modules(prefix) if once else self._every_module(prefix)
+        for path, module in below if recurse else [(prefix, self)]:
             for name, value in vars(module).items():
-                if isinstance(value, kind) and id(value) not in seen:
+                if isinstance(value, kind) and not (once and id(value) in seen):
                     seen.add(id(value))
                     yield _dotted(path, name), value
 
@@ -136,18 +154,22 @@ class Module:
         for name, child in self.named_children():
             yield from child._every_module(_dotted(prefix, name))
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
         """All parameters with dotted names in order of declaration; one that is shared comes once, under its
-        first name. Without `recurse` only this module's own.
+        first name, or under each without `remove_duplicate`. Without `recurse` only this module's own.
         """
-        return self._named_tensors(Parameter, prefix, recurse)
+        return self._named_tensors(Parameter, prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Buffer]]:
-        """All buffers with dotted names."""
-        return self._named_tensors(Buffer, prefix, recurse)
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Buffer]]:
+        """All buffers with dotted names; see `named_parameters`."""
+        return self._named_tensors(Buffer, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
         return (buffer for _, buffer in self.named_buffers(recurse=recurse))
@@ -182,11 +204,13 @@ class Module:
             parameter.requires_grad_(requires_grad)
         return self
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or, without `set_to_none`, fill those that there are with zeros."""
         for parameter in self.parameters():
-            if parameter.requires_grad:
+            if set_to_none and parameter.requires_grad:
                 parameter.zero_grad()
+            elif parameter.grad is not None:
+                parameter.grad.data[...] = 0
 
     def apply(self, function: Callable[[Module], None]) -> Any:
         """Call `function` on every module below and then on this one. Returns itself."""
@@ -195,10 +219,12 @@ class Module:
         function(self)
         return self
 
-    def to(self, device: str | None = None, dtype: Any = None) -> Any:
-        """Move parameters and buffers to a device, and floating-point ones to a dtype, in place. Returns
-        itself.
+    def to(self, device: Any = None, dtype: Any = None) -> Any:
+        """Move parameters and buffers to a device, and floating-point ones to a dtype, in place. A dtype may
+        stand alone. Returns itself.
         """
+        if dtype is None and device is not None and _is_dtype(device):  # module.to("float64"), as in torch
+            device, dtype = None, device
         if dtype is not None and backend.numpy.dtype(dtype).kind not in "fV":
             raise DTypeError(f"a module is moved to a floating-point dtype, and not to {dtype}")
         tensors: Iterable[Tensor] = [*self.parameters(), *self.buffers()]
@@ -211,6 +237,12 @@ class Module:
                     tensor.requires_grad_(False).requires_grad_()
         return self
 
+    def cpu(self) -> Any:
+        return self.to("cpu")
+
+    def half(self) -> Any:
+        return self.to(dtype="float16")
+
     def float(self) -> Any:
         return self.to(dtype="float32")
 
@@ -219,9 +251,11 @@ class Module:
 
     # ----- State -----
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by dotted name, sharing memory; tied ones under each name."""
-        return {name: tensor.detach() for name, tensor in self._state().items()}
+    def state_dict(self, *, prefix: str = "") -> dict[str, Tensor]:
+        """Parameters and persistent buffers by dotted name (behind `prefix`), sharing memory; tied ones under
+        each name.
+        """
+        return {prefix + name: tensor.detach() for name, tensor in self._state().items()}
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -238,6 +272,11 @@ class Module:
         Raises UsageError or ShapeError, before anything is changed, listing every key that is missing or
         unexpected (with `strict`) and every one whose shape differs.
         """
+        if not isinstance(state, Mapping):
+            raise UsageError(
+                f"a state is a dict of arrays by name, and this is a {type(state).__name__}; give what "
+                "state_dict() returned"
+            )
         own = self._state()
         given = {
             name: backend.asarray(v.data if isinstance(v, Tensor) else v)
@@ -261,6 +300,13 @@ class Module:
         for name, array in given.items():
             own[name].assign(array)
         return IncompatibleKeys(missing, unexpected)
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return backend.numpy.dtype(value).kind in "biufcV"
+    except TypeError:
+        return False
 
 
 def _dotted(prefix: str, name: str) -> str:

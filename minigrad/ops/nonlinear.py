@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from minigrad.backend import host, namespace
+from minigrad.backend import asarray, constant, host, namespace
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import erf, sqrt, square, tanh, where
 from minigrad.ops.indexing import getitem
-from minigrad.ops.linear import column_sums
+from minigrad.ops.linear import column_sums, row_of_ones
 from minigrad.ops.reductions import logsumexp, mean, sum
 from minigrad.tensor import Tensor
 
@@ -122,7 +122,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> T
     Normalization, eq. 4.
     """
     centred = x - mean(x, axis=-1, keepdims=True)
-    variance = mean(centred * centred, axis=-1, keepdims=True)
+    variance = mean(square(centred), axis=-1, keepdims=True)
     out = centred * (1.0 / sqrt(variance + epsilon))
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
@@ -237,44 +237,89 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
 # ----- Softmax cross-entropy ----------------------------------------------------------------------
 
 
-def _rows_and_classes(xp: Any, targets: Any, ignore_index: int) -> tuple[Any, Any, Any]:
-    """Row numbers, targets with ignored ones put at class 0, and which rows count."""
-    counted = targets != ignore_index
-    return xp.arange(targets.shape[0]), xp.where(counted, targets, xp.zeros_like(targets)), counted
-
-
-def _cross_entropy_forward(xp: Any, logits: Any, targets: Any, *, ignore_index: int) -> tuple[Any, Any]:
-    rows, classes, counted = _rows_and_classes(xp, targets, ignore_index)
+def _cross_entropy_forward(
+    xp: Any, logits: Any, targets: Any, counted: Any, *, reduction: str
+) -> tuple[Any, Any]:
+    rows = xp.arange(targets.shape[0])
     top = xp.max(logits, axis=-1, keepdims=True)
     shifted = logits - top
-    picked = shifted[rows, classes]
+    picked = shifted[rows, targets]
     xp.exp(shifted, out=shifted)
-    total = xp.matmul(shifted, xp.ones((logits.shape[1], 1), dtype=logits.dtype))
+    total = xp.matmul(shifted, row_of_ones(xp, logits.shape[1], logits.dtype).T)
     xp.log(total, out=total)
     losses = total[:, 0] - picked
-    return xp.where(counted, losses, xp.zeros_like(losses)), (total + top, rows, classes, counted)
+    if counted is not None:
+        losses = xp.where(counted, losses, xp.zeros_like(losses))
+    total += top
+    if reduction == "none":
+        return losses, (total, rows)
+    loss = losses.sum()
+    if reduction == "mean":
+        loss = loss / _count(xp, losses, counted)
+    return xp.asarray(loss), (total, rows)
+
+
+def _count(xp: Any, losses: Any, counted: Any) -> Any:
+    """How many losses count, in their dtype."""
+    if counted is None:
+        return constant(float(losses.shape[0]), losses)
+    return xp.asarray(xp.sum(counted), dtype=losses.dtype)
 
 
 def _cross_entropy_pull(
-    xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, ignore_index: int
+    xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, reduction: str
 ) -> list[Any]:
-    logits, (log_total, rows, classes, counted) = arrays[0], kept
-    v = v * counted
+    (logits, targets, counted), (log_total, rows) = arrays, kept
+    if reduction == "mean":
+        v = v / _count(xp, log_total, counted)
+    if counted is not None:
+        v = v * counted
+    column = v[:, None] if v.shape else v  # of all rows, or of each
     if xp.kernels is not None:
-        gradient = xp.kernels.softmax_pull(v[:, None], logits, log_total)
+        gradient = xp.kernels.softmax_pull(column, logits, log_total)
     else:
         gradient = logits - log_total
         xp.exp(gradient, out=gradient)
-        gradient *= v[:, None]
-    gradient[rows, classes] -= v
-    return [gradient, None]
+        gradient *= column
+    gradient[rows, targets] -= v
+    return [gradient, None, None]
 
 
 @fused(forward=_cross_entropy_forward, pull=_cross_entropy_pull)
-def _cross_entropy(logits: Any, targets: Any, /, *, ignore_index: int) -> Tensor:
-    labels = targets.data if isinstance(targets, Tensor) else targets
-    rows, classes, counted = _rows_and_classes(namespace(logits.data), labels, ignore_index)
-    return where(counted, logsumexp(logits, axis=-1) - getitem(logits, (rows, classes)), 0.0)
+def _cross_entropy(logits: Any, targets: Any, counted: Any = None, /, *, reduction: str) -> Tensor:
+    labels, counts = (a.data if isinstance(a, Tensor) else a for a in (targets, counted))
+    xp = namespace(logits.data)
+    losses = logsumexp(logits, axis=-1) - getitem(logits, (xp.arange(labels.shape[0]), labels))
+    if counts is not None:
+        losses = where(counts, losses, 0.0)
+    if reduction == "none":
+        return losses
+    total = sum(losses)
+    return total if reduction == "sum" else total / _count(xp, losses.data, counts)
+
+
+def _which_count(labels: Any, classes: int, ignore_index: int) -> tuple[Any, Any]:
+    """Class numbers with ignored ones at class 0, and which rows count: None where the host saw that all do.
+
+    A GPU would have to be waited for. Raises UsageError for what is no class.
+    """
+    xp = namespace(labels)
+    if not 0 <= ignore_index < classes and _all_classes(xp, labels, classes):
+        return labels, None
+    counted = labels != ignore_index
+    if xp is host:
+        wrong = ((labels < 0) | (labels >= classes)) & counted
+        if wrong.any():
+            raise UsageError(
+                f"cross_entropy: target {labels[wrong][0]} is none of {classes} classes, from 0 on"
+            )
+    return xp.where(counted, labels, xp.zeros_like(labels)), counted
+
+
+def _all_classes(xp: Any, labels: Any, classes: int) -> bool:
+    if xp is not host:
+        return xp.name == "shapes"  # what has no values is counted as the usual case
+    return not labels.size or bool(labels.min() >= 0 and labels.max() < classes)
 
 
 def cross_entropy(
@@ -287,28 +332,16 @@ def cross_entropy(
     what does not fit.
     """
     logits = logits if isinstance(logits, Tensor) else Tensor(logits)
-    targets = targets if isinstance(targets, Tensor) else Tensor(targets)
-    if targets.dtype.kind not in "iu":
-        raise DTypeError(f"cross_entropy: targets are class numbers, so integers; got {targets.dtype}")
-    if targets.shape != logits.shape[:-1]:
-        raise ShapeError(
-            f"cross_entropy: logits {logits.shape} need targets {logits.shape[:-1]}, got {targets.shape}"
-        )
+    labels = targets.data if isinstance(targets, Tensor) else asarray(targets)
+    shape, expected = labels.shape, logits.data.shape
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"cross_entropy: targets are class numbers, so integers; got {labels.dtype}")
+    if shape != expected[:-1]:
+        raise ShapeError(f"cross_entropy: logits {expected} need targets {expected[:-1]}, got {shape}")
     if reduction not in ("mean", "sum", "none"):
         raise UsageError(f'cross_entropy: reduction is "mean", "sum" or "none", not {reduction!r}')
-    classes, shape = logits.shape[-1], targets.shape
-    labels = targets.data.reshape(math.prod(shape))
-    xp = namespace(labels)
-    counted = labels != ignore_index
-    if xp is host:  # a GPU would have to be waited for
-        wrong = ((labels < 0) | (labels >= classes)) & counted
-        if wrong.any():
-            raise UsageError(
-                f"cross_entropy: target {labels[wrong][0]} is none of {classes} classes, from 0 on"
-            )
-    rows = logits if len(shape) == 1 else logits.reshape(math.prod(shape), classes)
-    losses = _cross_entropy(rows, labels, ignore_index=ignore_index)
-    if reduction == "none":
-        return losses.reshape(shape)
-    total = sum(losses)
-    return total if reduction == "sum" else total / xp.sum(counted.astype(logits.dtype))
+    if len(shape) != 1:
+        logits, labels = logits.reshape(labels.size, expected[-1]), labels.reshape(labels.size)
+    labels, counted = _which_count(labels, expected[-1], ignore_index)
+    losses = _cross_entropy(logits, labels, counted, reduction=reduction)
+    return losses if reduction != "none" or len(shape) == 1 else losses.reshape(shape)

@@ -26,6 +26,7 @@ from minigrad.nn.functional.dropout import (
     dropout1d,
     dropout2d,
     feature_dropout,
+    rrelu,
     stochastic_depth,
 )
 from minigrad.nn.functional.linear import bilinear, embedding, linear
@@ -133,6 +134,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "rrelu",
     "scaled_dot_product_attention",
     "self_attention",
     "selu",

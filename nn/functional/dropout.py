@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad import backend, random
+from minigrad import backend, ops, random
 from minigrad.errors import ShapeError, UsageError
 from minigrad.tensor import Tensor
 
@@ -67,7 +67,7 @@ def stochastic_depth(x: Tensor, p: float, training: bool = True, *, stream: str 
 _SATURATED = -1.7580993408473766  # -scale · alpha of SELU: what it tends to on the left
 
 
-def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = True, *, stream: str = "dropout") -> Tensor:
+def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = False, *, stream: str = "dropout") -> Tensor:
     """Set entries to SELU's negative limit with probability p, then scale and shift so that mean 0 and
     variance 1 stay. Paper: Klambauer et al. 2017, Self-Normalizing Neural Networks, §3.
     """
@@ -79,3 +79,21 @@ def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = True, *, stream: s
     scale = 1.0 / math.sqrt((1.0 - p) * (1.0 + p * _SATURATED**2))
     kept = _kept(x, x.shape, p, stream)
     return x * Tensor.of(kept * scale) + Tensor.of((1.0 - p - kept) * (_SATURATED * scale))
+
+
+def rrelu(
+    x: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    *,
+    stream: str = "rrelu",
+) -> Tensor:
+    """x where it is not negative, and elsewhere x times a slope: drawn for every entry while training.
+
+    Paper: Xu et al. 2015, Empirical Evaluation of Rectified Activations, §2.4.
+    """
+    if not training:
+        return ops.where(x >= 0, x, x * ((lower + upper) / 2))
+    drawn = random.uniform(backend.namespace(x.data), x.shape, stream)
+    return ops.where(x >= 0, x, x * Tensor.of((lower + drawn * (upper - lower)).astype(x.dtype)))

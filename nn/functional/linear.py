@@ -13,8 +13,6 @@ from minigrad.tensor import Tensor
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
     """y = x Wᵀ + b over the last axis: input (..., in), weight (out, in), bias (out,) → (..., out)."""
-    if isinstance(input, Tensor) and not input.ndim:
-        raise ShapeError(f"linear: expected (..., {weight.shape[1]}), got a number, of shape ()")
     return _linear(input, weight, bias)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minigrad import ops
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.nn.functional.distances import cosine_similarity, pairwise_distance
@@ -65,14 +67,16 @@ def cross_entropy(
     §7. Raises ShapeError, DTypeError and UsageError.
     """
     x = input if isinstance(input, Tensor) else Tensor(input)
-    target = target if isinstance(target, Tensor) else Tensor(target, device=x.device)
     if not 0.0 <= label_smoothing <= 1.0:
         raise UsageError(f"cross_entropy: label_smoothing lies between 0 and 1, got {label_smoothing}")
+    if not (isinstance(target, Tensor) or type(target) is type(x.data) is np.ndarray):
+        target = Tensor(target, device=x.device)
     x = _classes_last(x)
+    if weight is None and not label_smoothing and target.dtype.kind not in "fV":
+        return ops.cross_entropy(x, target, ignore_index=ignore_index, reduction=reduction)
+    target = target if isinstance(target, Tensor) else Tensor(target)
     if target.dtype.kind in "fV":
         return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
-    if weight is None and not label_smoothing:
-        return ops.cross_entropy(x, target, ignore_index=ignore_index, reduction=reduction)
     log_p = ops.log_softmax(x)
     loss = nll_loss_last(log_p, target, weight, ignore_index, "none" if label_smoothing else reduction)
     if not label_smoothing:
@@ -268,14 +272,18 @@ def huber_loss(input: Any, target: Any, *, reduction: str = "mean", delta: float
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Any, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
-    """1 - cos where the target is 1, max(0, cos - margin) where it is -1: inputs (N, d), target (N,)."""
+    """1 - cos where the target is 1, max(0, cos - margin) where it is -1, and 0 where it is neither.
+
+    Shapes: inputs (N, d), target (N,).
+    """
     sign = target if isinstance(target, Tensor) else Tensor(target, device=input1.device)
     if sign.shape != input1.shape[:-1]:
         raise ShapeError(
             f"cosine_embedding_loss: inputs {input1.shape} need targets {input1.shape[:-1]}, got {sign.shape}"
         )
     cosine = cosine_similarity(input1, input2, dim=-1)
-    return reduced(ops.where(sign > 0, 1.0 - cosine, ops.relu(cosine - margin)), reduction)
+    apart = ops.where(ops.equal(sign, -1), ops.relu(cosine - margin), 0.0)
+    return reduced(ops.where(ops.equal(sign, 1), 1.0 - cosine, apart), reduction)
 
 
 def margin_ranking_loss(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
+from minigrad.errors import ShapeError, UsageError
 from minigrad.nn import functional
+from minigrad.nn.layers.dropout import new_stream
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
@@ -19,6 +21,8 @@ class Activation(Module):
     names: tuple[str, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.names:
+            return type(self).function(x)
         return type(self).function(x, **{name: vars(self)[name] for name in self.names})
 
     def extra_repr(self) -> str:
@@ -206,6 +210,38 @@ class Softmin(Softmax):
     """e⁻ˣ / Σ e⁻ˣ over axis `dim`."""
 
     function = staticmethod(functional.softmin)
+
+
+class Softmax2d(_Plain):
+    """Softmax over the channels at each place of x (N, C, H, W), or (C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim not in (3, 4):
+            raise ShapeError(f"Softmax2d: expected (N, C, H, W) or (C, H, W), got {x.shape}")
+        return functional.softmax(x, -3)
+
+
+class RReLU(Module):
+    """x where it is not negative; elsewhere x times a slope drawn anew for every entry from `lower` to
+    `upper` while training, and their mean otherwise.
+
+    Paper: Xu et al. 2015, Empirical Evaluation of Rectified Activations, §2.4. Draws are those of a dropout
+    layer: see its `stream`.
+    """
+
+    def __init__(
+        self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False, *, stream: str | None = None
+    ) -> None:
+        if not lower <= upper:
+            raise UsageError(f"RReLU: slopes lie between lower and upper, got {lower} and {upper}")
+        self.lower, self.upper = lower, upper
+        self.stream = new_stream("rrelu") if stream is None else stream
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rrelu(x, self.lower, self.upper, self.training, stream=self.stream)
+
+    def extra_repr(self) -> str:
+        return f"lower={self.lower}, upper={self.upper}"
 
 
 class GLU(Softmax):

@@ -10,7 +10,7 @@ from minigrad.errors import UsageError
 from minigrad.graph import state
 from minigrad.nn import functional, init
 from minigrad.nn.module import Module, Parameter
-from minigrad.ops import creation
+from minigrad.ops import creation, linear
 from minigrad.tensor import Tensor
 
 
@@ -52,7 +52,7 @@ class Linear(Module):
             init.uniform_(self.bias, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return (

@@ -106,12 +106,26 @@ EXAMPLES: dict[str, list[Example]] = {
     ),
     "cross_entropy": [
         Example(
-            lambda x, t=t: nonlinear._cross_entropy(x, t, ignore_index=-100),
+            lambda x, t=t: nonlinear._cross_entropy(x, np.where(t < 0, 0, t), t != -100, reduction="none"),
             (spread(len(t), 3),),
             lambda x, t=t: likelihood(x, t),
             INTEGER_INDEX,
         )
         for t in (TARGETS, TARGETS[:0])
+    ]
+    + [
+        Example(
+            lambda x, c=counted, r=reduction: nonlinear._cross_entropy(
+                x, np.abs(TARGETS) % 3, c, reduction=r
+            ),
+            (spread(4, 3),),
+            lambda x, c=counted, f=function: f(
+                likelihood(x, np.abs(TARGETS) % 3)[c if c is not None else ...]
+            ),
+            INTEGER_INDEX,
+        )
+        for counted in (None, TARGETS != -100)
+        for reduction, function in (("sum", np.sum), ("mean", np.mean))
     ],
 }
 CONSTANTS: dict[str, list[Example]] = {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.errors import GraphError, ShapeError
+from minigrad.errors import DeviceError, GraphError, ShapeError
 from minigrad.walk import pull
 from tests.minigrad.declared import declaring
 from tests.minigrad.leaves import copied, filled, leaf
@@ -74,6 +74,13 @@ def test_gradients_add_up_over_walks() -> None:
 
 
 # ----- Gradient buffers ---------------------------------------------------------------------------
+
+
+def test_a_gradient_lies_where_its_tensor_does() -> None:
+    x = leaf(3)
+    with pytest.raises(DeviceError, match="shapes and cpu"):
+        x.grad = mg.zeros(3, device="shapes")
+    assert x.grad is None
 
 
 def test_gradients_are_written_into_a_given_buffer() -> None:
