@@ -39,6 +39,7 @@ LARGEST = float(np.finfo("float32").max)
 class GradScaler:
     """Multiplies losses by a scale, divides gradients by it, and adapts it, as torch's class of that name.
 
+    device            torch's, and without meaning here: the scale lies where the losses do
     init_scale        the first scale
     growth_factor     what it is multiplied by after `growth_interval` good steps in a row
     backoff_factor    what it is multiplied by after a step whose gradients were not finite
@@ -49,12 +50,18 @@ class GradScaler:
 
     def __init__(
         self,
+        device: str | None = None,
         init_scale: float = 2.0**16,
         growth_factor: float = 2.0,
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
         enabled: bool = True,
     ) -> None:
+        if device is not None and not isinstance(device, str):
+            raise UsageError(
+                f"GradScaler: the first argument names a device, and is {device!r}; give "
+                f"init_scale={device!r}"
+            )
         if not (init_scale > 0 and growth_factor > 1 and 0 < backoff_factor < 1 and growth_interval >= 1):
             raise UsageError(
                 f"a loss scale starts above 0 (got {init_scale}), grows by more than 1 (got {growth_factor}) "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
+from minigrad import mutation
 from minigrad.backend import Array
 from minigrad.errors import UsageError
 from minigrad.graph import no_grad
@@ -15,6 +16,7 @@ from minigrad.nn.module import Buffer, Module
 from minigrad.tensor import Tensor
 
 Average = Callable[[Array, Array, int], Array]
+MultiAverage = Callable[[Sequence[Array], Sequence[Array], int], None]
 
 
 def get_swa_avg_fn() -> Average:
@@ -32,12 +34,31 @@ def get_ema_avg_fn(decay: float = 0.999) -> Average:
     return lambda average, value, count: decay * average + (1 - decay) * value
 
 
+def get_swa_multi_avg_fn() -> MultiAverage:
+    """The mean of `get_swa_avg_fn` over lists of arrays, the averages changed in place."""
+    return _in_place(get_swa_avg_fn())
+
+
+def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverage:
+    """The mean of `get_ema_avg_fn` over lists of arrays, the averages changed in place."""
+    return _in_place(get_ema_avg_fn(decay))
+
+
+def _in_place(average: Average) -> MultiAverage:
+    def update(averages: Sequence[Array], values: Sequence[Array], count: int) -> None:
+        for own, value in zip(averages, values, strict=True):
+            own[...] = average(own, value, count)
+
+    return update
+
+
 class AveragedModel(Module):
     """A copy of `model` whose parameters are an average over the calls of `update_parameters(model)`.
 
     The first call copies; later ones set every parameter to avg_fn(average, value, calls before), which is
     the mean of all unless given, and with `use_buffers` floating-point buffers too; without, those are
-    copied. The state is torch's: "n_averaged", and the model's below "module.".
+    copied. `multi_avg_fn(averages, values, calls before)` does so for lists of arrays, in place. The state is
+    torch's: "n_averaged", and the model's below "module.". Raises UsageError for both functions at once.
     """
 
     def __init__(
@@ -45,14 +66,17 @@ class AveragedModel(Module):
         model: Module,
         device: str | None = None,
         avg_fn: Average | None = None,
-        *,
+        multi_avg_fn: MultiAverage | None = None,
         use_buffers: bool = False,
     ) -> None:
+        if avg_fn is not None and multi_avg_fn is not None:
+            raise UsageError("AveragedModel: avg_fn and multi_avg_fn say the same thing twice; give one")
         self.module = deepcopy(model)
         if device is not None:
             self.module.to(device)
         self.n_averaged = Buffer(np.zeros((), dtype="int64"))
-        self.avg_fn, self.use_buffers = avg_fn or get_swa_avg_fn(), use_buffers
+        self.avg_fn, self.multi_avg_fn = avg_fn or get_swa_avg_fn(), multi_avg_fn
+        self.use_buffers = use_buffers
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         return self.module(*inputs, **keywords)
@@ -62,10 +86,20 @@ class AveragedModel(Module):
         pairs = list(_pairs(self.module.named_parameters(), model.named_parameters()))
         buffers = list(_pairs(self.module.named_buffers(), model.named_buffers()))
         count = int(self.n_averaged.item())
+        averaged: list[tuple[Tensor, Array]] = []
         for own, value in [*pairs, *buffers]:
-            averaged = own.dtype.kind in "fV" and (self.use_buffers or not isinstance(own, Buffer))
             moved = value.detach().to(own.device).data
-            own.assign(self.avg_fn(own.data, moved, count) if count and averaged else moved)
+            if count and own.dtype.kind in "fV" and (self.use_buffers or not isinstance(own, Buffer)):
+                averaged.append((own, moved))
+            else:
+                own.assign(moved)
+        if self.multi_avg_fn is not None and averaged:
+            self.multi_avg_fn([own.data for own, _ in averaged], [value for _, value in averaged], count)
+            for own, _ in averaged:
+                mutation.mutated(own.data)
+        else:
+            for own, moved in averaged:
+                own.assign(self.avg_fn(own.data, moved, count))
         self.n_averaged.assign(count + 1)
 
 

@@ -54,9 +54,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 # ----- One distribution for all entries ---------------------------------------------------------------
 
 
-def constant_(tensor: Tensor, value: float) -> Tensor:
+def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with one value."""
-    return tensor.assign(value)
+    return tensor.assign(val)
 
 
 def zeros_(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(
-        self, data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = True
+        self, data: Any, requires_grad: bool = True, *, dtype: Any = None, device: str | None = None
     ) -> None:
         super().__init__(data, dtype=dtype, device=device, requires_grad=requires_grad)
 

@@ -12,6 +12,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
+from minigrad import random
 from minigrad.errors import ShapeError, UsageError
 from minigrad.tensor import Tensor
 
@@ -87,6 +88,36 @@ def sample(
     # Times the total, which rounding leaves next to 1: a number above it would draw a token of probability 0.
     drawn = generator.random(total.shape[:-1])[..., None] * total[..., -1:]
     return (total <= drawn).sum(axis=-1)
+
+
+def sample_sequence(
+    score: Callable[[Integers], Any],
+    start: Sequence[int],
+    *,
+    length: int,
+    end: int | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> list[int]:
+    """Up to `length` tokens that go on from `start`, each drawn as `sample` does, the last of them `end`.
+
+    `score` takes tokens (1, time) and returns logits of what comes next (1, vocabulary). A draw is a function
+    of the seed and the token's place. Raises UsageError for no start, and what `probabilities` refuses.
+    """
+    if length < 1 or not len(start):
+        raise UsageError(f"expected a length from 1 up and a start, got {length} and {list(start)}")
+    tokens = [int(token) for token in start]
+    for _ in range(length):
+        logits = _logits(score(numpy.asarray([tokens])))
+        source = random.generator(seed, "sample", len(tokens))
+        tokens.append(
+            int(sample(logits, source, temperature=temperature, top_k=top_k, top_p=top_p).reshape(()))
+        )
+        if tokens[-1] == end:
+            break
+    return tokens[len(start) :]
 
 
 def beam_search(

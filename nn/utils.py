@@ -1,18 +1,30 @@
-"""Gradient clipping."""
+"""Gradient clipping; parameters as one vector; `rnn`, packed and padded sequences, where torch has them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-from minigrad import backend
+from minigrad import backend, ops
 from minigrad.backend import Array
-from minigrad.errors import UsageError
-from minigrad.nn.module import Parameter
+from minigrad.errors import ShapeError, UsageError
+from minigrad.nn import sequences as rnn
+from minigrad.nn.module import Module, Parameter
 from minigrad.nn.norms import joint_norm, reproducible_norm
 from minigrad.tensor import Tensor
 
-__all__ = ["clip_coefficient", "clip_grad_norm_", "clip_grad_value_", "joint_norm", "reproducible_norm"]
+__all__ = [
+    "clip_coefficient",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "get_total_norm",
+    "joint_norm",
+    "parameters_to_vector",
+    "reproducible_norm",
+    "rnn",
+    "vector_to_parameters",
+]
 
 
 def clip_grad_norm_(
@@ -28,17 +40,40 @@ def clip_grad_norm_(
     `error_if_nonfinite`. Paper: Pascanu, Mikolov, Bengio 2013, On the difficulty of training RNNs, §3.2.
     """
     gradients = _gradients(parameters)
-    norm = joint_norm(gradients, norm_type)
+    norm = _norm(gradients, norm_type, error_if_nonfinite)
+    _scale(gradients, norm, max_norm)
+    return Tensor.of(norm)
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    """The joint norm of tensors (gradients, say), a 0-d float64 tensor; see `clip_grad_norm_`."""
+    return Tensor.of(_norm([x.data for x in _several(tensors)], norm_type, error_if_nonfinite))
+
+
+def clip_grads_with_norm_(
+    parameters: Parameter | Iterable[Parameter], max_norm: float, total_norm: Tensor
+) -> None:
+    """Scale all gradients in place as `clip_grad_norm_` does for this joint norm."""
+    _scale(_gradients(parameters), total_norm.data, max_norm)
+
+
+def _norm(arrays: list[Array], norm_type: float, error_if_nonfinite: bool) -> Array:
+    norm = joint_norm(arrays, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise UsageError(
             f"the norm of the gradients is {float(norm)}; look for the layer that made it, or leave "
             "error_if_nonfinite out"
         )
+    return norm
+
+
+def _scale(gradients: list[Array], norm: Array, max_norm: float) -> None:
     coefficient = clip_coefficient(norm, max_norm)
     if backend.namespace(norm) is not backend.host or float(coefficient) != 1.0:
         for gradient in gradients:
             gradient *= coefficient.astype(gradient.dtype)
-    return Tensor.of(norm)
 
 
 def clip_coefficient(norm: Array, max_norm: float) -> Array:
@@ -63,6 +98,31 @@ def clip_grad_value_(parameters: Parameter | Iterable[Parameter], clip_value: fl
         xp.minimum(gradient, clip_value, out=gradient)
 
 
+def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
+    """All parameters one after the other, flat; derivatives go through."""
+    return ops.concat([p.reshape(p.size) for p in _several(parameters)])
+
+
+def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
+    """Copy a flat vector into parameters, the inverse of `parameters_to_vector`.
+
+    Raises ShapeError, before anything changes, where their sizes differ.
+    """
+    own = _several(parameters)
+    total = sum(p.size for p in own)
+    if vec.shape != (total,):
+        raise ShapeError(f"vector_to_parameters: expected a vector of {total} entries, got {vec.shape}")
+    start = 0
+    for p in own:
+        p.assign(vec.detach()[start : start + p.size].reshape(p.shape))
+        start += p.size
+
+
+def _several(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(tensors, Module):
+        raise UsageError(f"expected parameters, got a {type(tensors).__name__}; give model.parameters()")
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
 def _gradients(parameters: Parameter | Iterable[Parameter]) -> list[Array]:
-    given = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [p.grad.data for p in given if p.grad is not None]
+    return [p.grad.data for p in _several(parameters) if p.grad is not None]

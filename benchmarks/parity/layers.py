@@ -100,6 +100,7 @@ def normalisation(parity: Parity, random: Random) -> None:
             "momentum": chosen(random, 0.1, 0.5, None),
             "affine": true(random),
             "track_running_stats": true(random),
+            "bias": true(random),
         }
         ours, theirs = parity.pair(f"BatchNorm{axes}d", channels, **options)
         sizes = tuple(random.integers(2, 5, axes)) if axes == 2 or true(random) else ()
@@ -121,7 +122,9 @@ def normalisation(parity: Parity, random: Random) -> None:
     groups, each = whole(random, 1, 3), whole(random, 2, 4)
     x = random.normal(size=(whole(random, 1, 2), groups * each, *random.integers(2, 5, whole(random, 0, 2))))
     affine = true(random)
-    parity.check("GroupNorm", groups, groups * each, eps=1e-4, affine=affine, inputs=[x], random=random)
+    bias = true(random)
+    options = {"eps": 1e-4, "affine": affine, "bias": bias}
+    parity.check("GroupNorm", groups, groups * each, **options, inputs=[x], random=random)
     shape = tuple(map(int, random.integers(1, 5, whole(random, 1, 2))))
     x = random.normal(size=(*random.integers(1, 4, whole(random, 0, 2)), *shape))
     parity.check("LayerNorm", shape, elementwise_affine=affine, bias=true(random), inputs=[x], random=random)
@@ -136,25 +139,36 @@ def normalisation(parity: Parity, random: Random) -> None:
 
 
 def activation(parity: Parity, random: Random) -> None:
-    """Every activation."""
+    """Every activation, and what dropout does behind training: nothing."""
+
+    def between(low: float, high: float) -> float:
+        return float(random.uniform(low, high))
+
     arguments = {
-        "CELU": (1.3,),
-        "ELU": (0.7,),
+        "CELU": (between(0.5, 2.0),),
+        "ELU": (between(0.5, 2.0),),
         "GELU": (chosen(random, "none", "tanh"),),
         "GLU": (chosen(random, -1, 1, 2),),
-        "Hardshrink": (0.6,),
-        "Hardtanh": (-0.5, 1.5),
-        "LeakyReLU": (0.2,),
+        "Hardshrink": (between(0.0, 1.0),),
+        "Hardtanh": (between(-2.0, 0.0), between(0.5, 2.0)),
+        "LeakyReLU": (between(0.0, 0.5),),
         "LogSoftmax": (chosen(random, 0, 1, -1),),
         "PReLU": (chosen(random, 1, 4),),
-        "Softmax": (1,),
-        "Softmin": (2,),
-        "Softplus": (2.0, 3.0),
-        "Softshrink": (0.4,),
-        "Threshold": (0.3, 7.0),
+        "RReLU": (between(0.0, 0.2), between(0.2, 0.5)),
+        "Softmax": (chosen(random, 0, 1, -1),),
+        "Softmin": (chosen(random, 0, 2, -2),),
+        "Softplus": (between(0.5, 3.0), between(1.0, 4.0)),
+        "Softshrink": (between(0.0, 1.0),),
+        "Threshold": (between(-1.0, 1.0), 7.0),
     }
     plain = ["SELU", "Hardsigmoid", "Hardswish", "LogSigmoid", "Mish", "ReLU", "ReLU6", "Sigmoid", "SiLU"]
-    plain += ["Softsign", "Tanh", "Tanhshrink"]
+    plain += ["Softmax2d", "Softsign", "Tanh", "Tanhshrink"]
     x = random.normal(size=(3, 4, 6)) * 3.0
     for name in (*arguments, *plain):
-        parity.check(name, *arguments.get(name, ()), inputs=[x], random=random)
+        ours, theirs = parity.pair(name, *arguments.get(name, ()))
+        parity.compare(name, ours.eval(), theirs.eval(), [x], random)  # RReLU draws while training
+    for name in ("Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"):
+        rate = float(random.uniform(0, 1))
+        image = x[None] if name == "Dropout2d" else x
+        ours, theirs = parity.pair(name, rate)
+        parity.compare(name, ours.eval(), theirs.eval(), [image], random, label=f"{name}, evaluating")

@@ -84,7 +84,7 @@ def numbers(parity: Parity, random: Random) -> None:
 def pairs(parity: Parity, random: Random) -> None:
     """Losses of two and three vectors."""
     x, y, z = random.normal(size=(3, whole(random, 1, 4), whole(random, 2, 5)))
-    signs = random.choice([-1, 1], len(x))
+    signs = random.choice([-1, 0, 1], len(x))
     reduction, margin = chosen(random, "mean", "sum", "none"), chosen(random, 0.0, 0.2)
     options = {"margin": margin, "reduction": reduction}
     parity.check("CosineEmbeddingLoss", **options, inputs=[x, y, signs], random=random)

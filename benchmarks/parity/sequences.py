@@ -25,13 +25,16 @@ def recurrent(parity: Parity, random: Random) -> None:
         inner, size, layers_, time, batch = (whole(random, 1, n) for n in (4, 4, 3, 5, 5))
         options: dict[str, Any] = {"num_layers": layers_, "bias": true(random)}
         options |= {"batch_first": true(random), "bidirectional": true(random)}
+        if kind == "LSTM" and size > 1 and true(random):
+            options["proj_size"] = whole(random, 1, size - 1)
         if kind == "RNN":
             options["nonlinearity"] = chosen(random, "tanh", "relu")
         ours, theirs = parity.pair(kind, inner, size, **options)
         first = options["batch_first"]
         x = random.normal(size=(batch, time, inner) if first else (time, batch, inner))
         directions = layers_ * (1 + options["bidirectional"])
-        states = [random.normal(size=(directions, batch, size)) for _ in range(ours.states)]
+        widths = (ours.proj_size or size, size)[: ours.states]
+        states = [random.normal(size=(directions, batch, width)) for width in widths]
         states = states if true(random) else []
         run, their_run = _with_states(ours), _with_states(theirs)
         parity.compare(kind, ours, theirs, [x, *states], random, call=run, their_call=their_run)

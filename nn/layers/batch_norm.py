@@ -36,8 +36,10 @@ class BatchNorm(Module):
         *,
         device: str | None = None,
         dtype: Any = None,
+        bias: bool = True,
     ) -> None:
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
         self.weight: Parameter | None = None
         self.bias: Parameter | None = None
         self.running_mean: Buffer | None = None
@@ -46,6 +48,7 @@ class BatchNorm(Module):
         if affine:
             self.weight = new_parameter((num_features,), dtype=dtype, device=device)
             init.ones_(self.weight)
+        if affine and bias:
             self.bias = new_parameter((num_features,), dtype=dtype, device=device)
         if track_running_stats:
             wide = dtype or state.default_dtype
@@ -88,7 +91,8 @@ class BatchNorm(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.weight is not None}, track_running_stats={self.running_mean is not None}"
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
         )
 
 

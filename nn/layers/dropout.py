@@ -30,12 +30,12 @@ class Dropout(Module):
 
     `stream` names this layer's random numbers. By default it is the number of the layer in the order this
     thread made them, the same on all ranks that build the same model; a model that ranks build in parts
-    should name them itself.
+    should name them itself. torch's `inplace` is accepted and means nothing here.
     """
 
     drop: Callable[..., Tensor] = staticmethod(functional.dropout)
 
-    def __init__(self, p: float = 0.5, *, stream: str | None = None) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, stream: str | None = None) -> None:
         check_probability(p)
         self.p = p
         self.stream = new_stream("dropout") if stream is None else stream

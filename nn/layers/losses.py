@@ -28,8 +28,9 @@ class Loss(Module):
             numbers = isinstance(value, Tensor) or hasattr(value, "__array__")
             setattr(self, name, Buffer(value) if numbers else value)
 
-    def forward(self, *inputs: Any) -> Tensor:
-        return type(self).function(*inputs, **{name: getattr(self, name) for name in self._options})
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        options = {name: getattr(self, name) for name in self._options}
+        return type(self).function(*inputs, **named, **options)
 
     def extra_repr(self) -> str:
         options = ((name, getattr(self, name)) for name in self._options)
@@ -110,7 +111,7 @@ class HuberLoss(Loss):
 
     function = staticmethod(functional.huber_loss)
 
-    def __init__(self, *, reduction: str = "mean", delta: float = 1.0) -> None:
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction=reduction, delta=delta)
 
 
@@ -129,7 +130,7 @@ class CTCLoss(Loss):
 
     function = staticmethod(functional.ctc_loss)
 
-    def __init__(self, blank: int = 0, *, reduction: str = "mean", zero_infinity: bool = False) -> None:
+    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
         super().__init__(reduction=reduction, blank=blank, zero_infinity=zero_infinity)
 
 

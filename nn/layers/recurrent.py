@@ -39,6 +39,7 @@ class _Recurrent(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         *,
         device: str | None = None,
         dtype: Any = None,
@@ -46,20 +47,25 @@ class _Recurrent(Module):
         name = type(self).__name__
         if min(input_size, hidden_size, num_layers) < 1:
             raise UsageError(f"{name}({input_size}, {hidden_size}, {num_layers}): sizes are positive")
+        if proj_size and self.states < 2:
+            raise UsageError(f"{name}: only an LSTM has a proj_size, got {proj_size}")
         check_probability(dropout)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
         self.bidirectional, self._stream = bidirectional, new_stream(name)
+        self.proj_size, out = proj_size, proj_size or hidden_size
         rows, bound = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
         for layer in range(num_layers):
-            width = input_size if layer == 0 else hidden_size * (1 + bidirectional)
+            width = input_size if layer == 0 else out * (1 + bidirectional)
             for suffix in self._suffixes(layer):
                 shapes: dict[str, tuple[int, ...]] = {
                     "weight_ih": (rows, width),
-                    "weight_hh": (rows, hidden_size),
+                    "weight_hh": (rows, out),
                 }
                 if bias:
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+                if proj_size:
+                    shapes |= {"weight_hr": (out, hidden_size)}
                 for kind, shape in shapes.items():
                     parameter = new_parameter(shape, dtype=dtype, device=device)
                     setattr(self, kind + suffix, init.uniform_(parameter, -bound, bound))
@@ -85,6 +91,8 @@ class _Recurrent(Module):
         """All steps, of `sizes` rows, over what the input contributes to each."""
         weight = getattr(self, "weight_hh" + suffix)
         step = self._step(weight, getattr(self, "bias_hh" + suffix) if self.bias else None)
+        if self.proj_size:
+            step = _projected(step, getattr(self, "weight_hr" + suffix))
         steps = _cut(inputs, axis=0, sizes=sizes, dropped=False)
         outputs, last = walk(step, steps, start, suffix.endswith("reverse"))
         return ops.concat(outputs), last
@@ -104,15 +112,15 @@ class _Recurrent(Module):
             x = outputs[0] if len(outputs) == 1 else ops.concat(outputs, axis=1)
         return x, tuple(ops.stack(parts) for parts in zip(*finals, strict=True))
 
-    def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+    def forward(self, x: Any, hx: Any = None) -> tuple[Any, Any]:
         """All outputs of the last layer, and the last states of every layer and direction.
 
         Shapes: x (time, batch, input_size), (batch, time, input_size) with `batch_first`, (time, input_size)
-        without a batch, or a PackedSequence; state and the last states (layers · directions, batch, hidden),
+        without a batch, or a PackedSequence; hx and the last states (layers · directions, batch, hidden),
         zeros unless given. Outputs are (..., directions · hidden), packed where x is.
         """
         if isinstance(x, PackedSequence):
-            return self._packed(x, state)
+            return self._packed(x, hx)
         alone = x.ndim == 2
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             layout = "batch, time" if self.batch_first else "time, batch"
@@ -126,7 +134,7 @@ class _Recurrent(Module):
         time, batch, _ = steps.shape
         if time == 0:
             raise ShapeError(f"{type(self).__name__}: a sequence has at least one step; x is {x.shape}")
-        start = self._start(state, batch, steps, alone)
+        start = self._start(hx, batch, steps, alone)
 
         def kept(layer: int, width: int) -> Tensor:
             return ops.permute_dims(self._mask((batch, time, width), layer, steps), (1, 0, 2)).reshape(
@@ -156,20 +164,25 @@ class _Recurrent(Module):
         last = tuple(part[:, again] for part in last)
         return x._replace(data=out), last if self.states > 1 else last[0]
 
+    def flatten_parameters(self) -> None:
+        """torch's, which lays weights out for a GPU library; nothing is to be done here."""
+
     def _mask(self, shape: tuple[int, ...], layer: int, like: Tensor) -> Tensor:
         """Dropout's factors; the first axis counts samples."""
         ones = ops.ones(shape, dtype=like.dtype, device=like.device)
         return functional.dropout(ones, self.dropout, stream=f"{self._stream} {layer}")
 
     def _start(self, state: Any, batch: int, like: Tensor, alone: bool) -> State:
-        shape = (self.num_layers * (1 + self.bidirectional), batch, self.hidden_size)
+        lead = (self.num_layers * (1 + self.bidirectional), batch)
+        widths = (self.proj_size or self.hidden_size, self.hidden_size)  # of h, and of an LSTM's c
+        shapes = [(*lead, width) for width in widths[: self.states]]
         if state is None:
-            return (ops.zeros(shape, dtype=like.dtype, device=like.device),) * self.states
+            return tuple(ops.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes)
         parts = tuple(state) if self.states > 1 else (state,)
         given = tuple(ops.expand_dims(part, axis=1) if alone and part.ndim == 2 else part for part in parts)
-        if len(given) != self.states or any(part.shape != shape for part in given):
+        if [part.shape for part in given] != shapes:
             raise ShapeError(
-                f"{type(self).__name__}: expected {self.states} state(s) of shape {shape}, got "
+                f"{type(self).__name__}: expected {self.states} state(s) of shape {shapes}, got "
                 f"{[part.shape for part in parts]}"
             )
         return given
@@ -182,6 +195,7 @@ class _Recurrent(Module):
             "batch_first": False,
             "dropout": 0.0,
             "bidirectional": False,
+            "proj_size": 0,
         }
         parts += [
             f"{name}={vars(self)[name]}" for name, value in defaults.items() if vars(self)[name] != value
@@ -226,6 +240,16 @@ class RNN(_Recurrent):
         return lambda inputs, state: (rnn_step(inputs, state[0], weight, bias, self.nonlinearity),)
 
 
+def _projected(step: Step, weight: Tensor) -> Step:
+    """A step whose hidden state goes through a matrix."""
+
+    def projected(inputs: Tensor, state: State) -> State:
+        hidden, *others = step(inputs, state)
+        return (ops.linear(hidden, weight, None), *others)
+
+    return projected
+
+
 def check_nonlinearity(name: str, nonlinearity: str) -> None:
     """Raise UsageError unless it is "tanh" or "relu"."""
     if nonlinearity not in ("tanh", "relu"):
@@ -233,9 +257,35 @@ def check_nonlinearity(name: str, nonlinearity: str) -> None:
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory; the state is a pair (h, c). Papers: see `functional.recurrent.lstm_step`."""
+    """Long short-term memory; the state is a pair (h, c). Papers: see `functional.recurrent.lstm_step`.
+
+    With `proj_size` the hidden state is W_hr o tanh(c), of that width, by the further parameter weight_hr_lk
+    (proj_size, hidden); its steps are not fused. Paper: Sak, Senior, Beaufays 2014, Long Short-Term Memory
+    Based Recurrent Neural Network Architectures, eq. 12-13.
+    """
 
     gates, states = 4, 2
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        device: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        if not 0 <= proj_size < hidden_size and hidden_size > 0:
+            raise UsageError(f"LSTM: proj_size is below hidden_size {hidden_size}, or 0; got {proj_size}")
+        options: Any = {"proj_size": proj_size, "device": device, "dtype": dtype}
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options
+        )
 
     def _input_bias(self, suffix: str) -> Tensor | None:
         return getattr(self, "bias_ih" + suffix) + getattr(self, "bias_hh" + suffix) if self.bias else None
@@ -243,7 +293,7 @@ class LSTM(_Recurrent):
     def _walk(
         self, inputs: Tensor, sizes: tuple[int, ...], start: State, suffix: str
     ) -> tuple[Tensor, State]:
-        if sizes[0] != sizes[-1]:
+        if sizes[0] != sizes[-1] or self.proj_size:
             return super()._walk(inputs, sizes, start, suffix)
         reverse, weight = suffix.endswith("reverse"), getattr(self, "weight_hh" + suffix)
         steps = inputs.reshape(len(sizes), sizes[0], inputs.shape[1])

@@ -64,12 +64,12 @@ class _Cell(Module):
 
 
 class _OneState(_Cell):
-    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next hidden state (batch, hidden) from x (batch, input_size), both also without batch."""
         if x.ndim == 1:
-            before = None if state is None else ops.expand_dims(state)
+            before = None if hx is None else ops.expand_dims(hx)
             return ops.squeeze(self.forward(ops.expand_dims(x), before), axis=0)
-        return self._step(self._inputs(x), self._hidden(state, x))
+        return self._step(self._inputs(x), self._hidden(hx, x))
 
     def _step(self, inputs: Tensor, hidden: Tensor) -> Tensor:
         raise NotImplementedError
@@ -110,12 +110,12 @@ class LSTMCell(_Cell):
 
     gates = 4
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """The next (h, c), each (batch, hidden), from x (batch, input_size), all also without batch."""
         if x.ndim == 1:
-            before = None if state is None else (ops.expand_dims(state[0]), ops.expand_dims(state[1]))
+            before = None if hx is None else (ops.expand_dims(hx[0]), ops.expand_dims(hx[1]))
             h, c = self.forward(ops.expand_dims(x), before)
             return ops.squeeze(h, axis=0), ops.squeeze(c, axis=0)
-        h, c = (self._hidden(part, x) for part in state or (None, None))
+        h, c = (self._hidden(part, x) for part in hx or (None, None))
         h, c = lstm_step(self._inputs(x), h, c, self.weight_hh, self.bias_hh)
         return h, c

@@ -158,9 +158,19 @@ def copies(layer: Module, count: int) -> ModuleList:
 
 
 class TransformerEncoder(Module):
-    """`num_layers` copies of an encoder layer, one after the other, and a last norm if given."""
+    """`num_layers` copies of an encoder layer, one after the other, and a last norm if given.
 
-    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+    torch's last two arguments, which speed up its own inference, are accepted and mean nothing here.
+    """
+
+    def __init__(
+        self,
+        encoder_layer: Module,
+        num_layers: int,
+        norm: Module | None = None,
+        enable_nested_tensor: bool = True,
+        mask_check: bool = True,
+    ) -> None:
         self.layers, self.num_layers = copies(encoder_layer, num_layers), num_layers
         self.norm = norm
 

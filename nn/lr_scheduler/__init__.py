@@ -19,7 +19,7 @@ from minigrad.nn.lr_scheduler.decay import (
 from minigrad.nn.lr_scheduler.papers import LargeBatch, Noam, large_batch, noam
 from minigrad.nn.lr_scheduler.plateau import ReduceLROnPlateau
 from minigrad.nn.lr_scheduler.range_test import RangeTest, range_test
-from minigrad.nn.lr_scheduler.schedule import FactorLR, LambdaLR, LRScheduler
+from minigrad.nn.lr_scheduler.schedule import FactorLR, LambdaLR, LRScheduler, MultiplicativeLR
 from minigrad.nn.lr_scheduler.swa import SWALR
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "LargeBatch",
     "LinearLR",
     "MultiStepLR",
+    "MultiplicativeLR",
     "Noam",
     "OneCycleLR",
     "PolynomialLR",

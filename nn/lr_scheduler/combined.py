@@ -78,8 +78,16 @@ class SequentialLR(Combined):
     """One schedule after the other: schedule i + 1 begins, at its epoch 0, in epoch `milestones[i]`."""
 
     def __init__(
-        self, optimizer: Optimizer, schedulers: Sequence[AnySchedule], milestones: Sequence[int]
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[AnySchedule],
+        milestones: Sequence[int],
+        last_epoch: int = -1,
     ) -> None:
+        if last_epoch != -1:
+            raise UsageError(
+                f"SequentialLR begins at epoch 0, and not after {last_epoch}; go on by load_state_dict"
+            )
         super().__init__(optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1 or sorted(milestones) != list(milestones):
             raise UsageError(

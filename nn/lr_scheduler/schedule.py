@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ class LRScheduler:
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        check_optimizer(type(self).__name__, optimizer)
         self.optimizer, self.last_epoch = optimizer, last_epoch + 1
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch != -1 and "initial_lr" not in group:
@@ -126,17 +128,54 @@ class LambdaLR(LRScheduler):
         lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
         last_epoch: int = -1,
     ) -> None:
-        count = len(optimizer.param_groups)
-        self.lr_lambdas = [lr_lambda] * count if callable(lr_lambda) else list(lr_lambda)
-        if len(self.lr_lambdas) != count:
-            raise UsageError(
-                f"{len(self.lr_lambdas)} functions for {count} groups; give one for each, or one"
-            )
+        check_optimizer("LambdaLR", optimizer)
+        self.lr_lambdas = _functions(optimizer, lr_lambda)
         super().__init__(optimizer, last_epoch)
 
     def rate(self, index: int, epoch: int) -> float:
         function = self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)]
         return self.base_lrs[index] * function(epoch)
+
+
+class MultiplicativeLR(LRScheduler):
+    """Multiply each group's rate by `lr_lambda(epoch)` in every epoch from 1 on: one function, or one for
+    each.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+        last_epoch: int = -1,
+    ) -> None:
+        check_optimizer("MultiplicativeLR", optimizer)
+        self.lr_lambdas = _functions(optimizer, lr_lambda)
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        function = self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)]
+        return self.base_lrs[index] * math.prod(function(past) for past in range(1, epoch + 1))
+
+    def begin(self, index: int, lr: float) -> float:
+        return lr if self.last_epoch == 0 else self.rate(index, self.last_epoch)
+
+    def follow(self, index: int, lr: float, epoch: int) -> float:
+        return lr * self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)](epoch)
+
+
+def _functions(optimizer: Optimizer, given: Any) -> list[Callable[[int], float]]:
+    """A function for each group."""
+    count = len(optimizer.param_groups)
+    functions = [given] * count if callable(given) else list(given)
+    if len(functions) != count:
+        raise UsageError(f"{len(functions)} functions for {count} groups; give one for each, or one")
+    return functions
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Raise UsageError unless it is one."""
+    if not isinstance(optimizer, Optimizer):
+        raise UsageError(f"{name} sets the rates of an optimizer, and got a {type(optimizer).__name__}")
 
 
 def for_each_group(name: str, optimizer: Optimizer, value: float | Sequence[float]) -> list[float]:

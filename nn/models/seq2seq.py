@@ -6,14 +6,18 @@ and A (without maxout before the softmax).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
 
 from minigrad import ops
 from minigrad.errors import ShapeError
+from minigrad.graph import no_grad
 from minigrad.nn.layers import GRU, AdditiveAttention, Dropout, Embedding, GRUCell, Linear
 from minigrad.nn.module import Module
+from minigrad.nn.sampling import beam_search, sample_sequence
 from minigrad.nn.sequences import pack_padded_sequence, pad_packed_sequence
 from minigrad.tensor import Tensor
 
@@ -82,3 +86,55 @@ class Seq2Seq(Module):
             logits, state, _ = self.step(tokens, state, projected, annotations, mask)
             outputs.append(logits)
         return ops.stack(outputs, axis=1)
+
+    def translate(
+        self, source: Any, *, start: int, end: int | None, length: int, width: int = 4, penalty: float = 0.0
+    ) -> list[tuple[list[int], float]]:
+        """The likeliest targets of one source (sources,), best first, with their log-probabilities.
+
+        A beam of `width` begins with the token `start` and takes up to `length` more. The other arguments are
+        those of `sampling.beam_search`.
+        """
+        options: Any = {"width": width, "length": length, "end": end, "penalty": penalty}
+        with self._reading(source) as (score, select):
+            return beam_search(score, [start], select=select, **options)
+
+    def sample(
+        self, source: Any, *, start: int, end: int | None, length: int, seed: int = 0, **options: Any
+    ) -> list[int]:
+        """A target of one source (sources,), drawn token by token, up to `length` of them and the last `end`.
+
+        The options are those of `sampling.probabilities`: temperature, top_k, top_p.
+        """
+        with self._reading(source) as (score, _):
+            return sample_sequence(score, [start], length=length, end=end, seed=seed, **options)
+
+    @contextmanager
+    def _reading(self, source: Any) -> Iterator[tuple[Any, Any]]:
+        """What scores the next tokens of one source, one step further each time, and what picks beams."""
+        tokens = numpy.asarray(source)
+        if tokens.ndim != 1 or not len(tokens):
+            raise ShapeError(f"Seq2Seq: expected one source (sources,), got shape {tokens.shape}")
+        was_training = self.training
+        self.eval()
+        try:
+            with no_grad():
+                annotations, state, mask = self.encode(tokens[None])
+                projected = self.attention.key(annotations)
+
+                def score(beams: Any) -> Any:
+                    nonlocal state
+                    last = Tensor(beams[:, -1], device=state.device)
+                    seen, keys = (
+                        ops.broadcast_to(x, (len(beams), *x.shape[1:])) for x in (annotations, projected)
+                    )
+                    logits, state, _ = self.step(last, state, keys, seen, mask)
+                    return logits
+
+                def select(rows: Any) -> None:
+                    nonlocal state
+                    state = ops.take(state, Tensor(rows, device=state.device))
+
+                yield score, select
+        finally:
+            self.train(was_training)

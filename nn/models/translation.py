@@ -6,6 +6,8 @@ Paper: Vaswani et al. 2017, Attention Is All You Need, §3 (attention without bi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -26,7 +28,7 @@ from minigrad.nn.layers import (
     TransformerEncoderLayer,
 )
 from minigrad.nn.module import Module
-from minigrad.nn.sampling import beam_search
+from minigrad.nn.sampling import beam_search, sample_sequence
 from minigrad.tensor import Tensor
 
 
@@ -94,9 +96,28 @@ class TranslationTransformer(Module):
         A beam of `width` begins with the token `start` and takes up to `length` more; each token is read
         once. The other arguments are those of `sampling.beam_search`.
         """
+        options: Any = {"width": width, "length": length, "end": end, "penalty": penalty}
+        with self._reading(source, length) as (score, select):
+            return beam_search(score, [start], select=select, **options)
+
+    def sample(
+        self, source: Any, *, start: int, end: int | None, length: int, seed: int = 0, **options: Any
+    ) -> list[int]:
+        """A target of one source (sources,), drawn token by token, up to `length` of them and the last `end`.
+
+        The options are those of `sampling.probabilities`: temperature, top_k, top_p.
+        """
+        with self._reading(source, length) as (score, _):
+            return sample_sequence(score, [start], length=length, end=end, seed=seed, **options)
+
+    @contextmanager
+    def _reading(self, source: Any, length: int) -> Iterator[tuple[Any, Any]]:
+        """What scores the next tokens of one source, each token being read once, and what picks beams."""
         tokens = numpy.asarray(source)
         if tokens.ndim != 1 or not len(tokens):
-            raise ShapeError(f"translate: expected one source (sources,), got shape {tokens.shape}")
+            raise ShapeError(
+                f"{type(self).__name__}: expected one source (sources,), got shape {tokens.shape}"
+            )
         was_training = self.training
         self.eval()
         try:
@@ -112,8 +133,7 @@ class TranslationTransformer(Module):
                     seen = for_each(memory, beams)
                     return self.decode(beams[:, cache.length :], seen, masked, cache=cache)[:, -1]
 
-                options: Any = {"width": width, "length": length, "end": end, "penalty": penalty}
-                return beam_search(score, [start], select=cache.select, **options)
+                yield score, cache.select
         finally:
             self.train(was_training)
 

@@ -222,6 +222,7 @@ class LBFGS(Optimizer):
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave. Raises UsageError, before anything changes, where it cannot."""
+        self.check_state(saved)
         history = saved["state"].get(0)
         if history is not None and tuple(history["d"].shape) != (self._total,):
             raise UsageError(

@@ -21,6 +21,7 @@ from minigrad.backend import Array
 from minigrad.errors import UsageError
 from minigrad.graph import Leaf
 from minigrad.nn.module import Parameter
+from minigrad.nn.optim.given import check_alike, check_once, listed
 from minigrad.nn.optim.piece import Piece, check_gradient
 from minigrad.nn.optim.reading import Reading
 from minigrad.nn.optim.shard import Shard, check_shards
@@ -33,16 +34,16 @@ Params = Iterable[Parameter] | Iterable[Mapping[str, Any]]
 class Optimizer(SavedState):
     """Parameters in groups, each with its own settings; subclasses say what a step does to one piece of them.
 
-    `params` is an iterable of parameters, or of dicts with "params" and settings that differ from the
-    defaults. Parameters that require no gradient are kept and not changed. Raises UsageError for no
-    parameters, the same one twice, and tensors that can have no gradient.
+    `params` is an iterable of parameters, or of (name, parameter), or of dicts with "params" and settings
+    that differ from the defaults. Parameters that require no gradient are kept and not changed. Raises
+    UsageError for no parameters, the same one twice, and tensors that can have no gradient.
     """
 
     joins = True
     """Whether parameters may be updated together; not where each one's own norm counts."""
 
     def __init__(self, params: Params, **defaults: Any) -> None:
-        given: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+        given = listed(params)
         grouped = any(isinstance(one, Mapping) for one in given)
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
@@ -80,9 +81,8 @@ class Optimizer(SavedState):
     def _add(self, groups: list[dict[str, Any]]) -> None:
         added: list[Parameter] = [p for group in groups for p in group["params"]]
         every = [*self.parameters, *added]
-        if len({id(p) for p in every}) != len(every):
-            raise UsageError("a parameter appears twice; give each to one group, once")
-        _check_alike(every)
+        check_once(every)
+        check_alike(every)
         self.param_groups += groups
         self.parameters = every
         self.steps_counted += [0] * len(added)
@@ -101,13 +101,15 @@ class Optimizer(SavedState):
         """One group with all of its settings, checked."""
         if not isinstance(group, Mapping) or "params" not in group:
             raise UsageError('give all parameters in groups {"params": [...], ...}, or all without')
-        unknown = set(group) - set(self.defaults) - {"params", *SCHEDULED}
+        unknown = set(group) - set(self.defaults) - {"params", "param_names", *SCHEDULED}
         if unknown:
             raise UsageError(
                 f"unknown settings {sorted(unknown)} in a parameter group; expected {sorted(self.defaults)}"
             )
-        inside = group["params"]
-        full = {**self.defaults, **group, "params": [inside] if isinstance(inside, Tensor) else list(inside)}
+        inside = listed(group["params"])
+        full = {**self.defaults, **group, "params": inside}
+        if inside and all(isinstance(one, tuple) for one in inside):  # named_parameters()
+            full["param_names"], full["params"] = ([*part] for part in zip(*inside, strict=True))
         self.check(full)
         for place, p in enumerate(full["params"]):
             if not isinstance(p, Tensor) or not (isinstance(p, Parameter) or isinstance(p.node, Leaf)):
@@ -129,7 +131,7 @@ class Optimizer(SavedState):
 
     def _lay_out(self) -> None:
         """Move the parameters into one flat array."""
-        _check_alike(self.parameters)
+        check_alike(self.parameters)
         first = self.parameters[0].data
         flat = self.namespace.empty(self._total, dtype=first.dtype)
         for start, p in zip(self._starts, self.parameters, strict=True):
@@ -171,8 +173,12 @@ class Optimizer(SavedState):
             p.grad_buffer = flat[start : start + p.size].reshape(p.shape)
             start += p.size
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or, without `set_to_none`, fill those that there are with zeros."""
+        if not set_to_none:
+            for piece in self._find_out():
+                piece.gradient[...] = 0
+            return
         if self._shards is None:
             for p in self.parameters:
                 if p.requires_grad:
@@ -216,18 +222,22 @@ class Optimizer(SavedState):
         gradient_scale: Array | float | None = None,
         skip: Array | bool | None = None,
     ) -> Any:
-        """Update every parameter that has a gradient. The others, and their state, stay as they are.
+        """Update every parameter that has a gradient. The others, and their state, stay as they are. A
+        first step in which none has one raises UsageError: nobody has called backward.
 
         `closure`, if given, is called first (it computes the gradients anew), and what it returns is handed
         on. `gradient_scale` multiplies every gradient as it is read. `skip`, a 0-d boolean array, says that
         nothing is to change; unless it lies on the host, nobody looks at it: the device decides.
         """
+        directed = gradient_scale is not None or skip is not None  # by a loss scale, say, over many ranks
         result = None if closure is None else closure()
         if skip is not None and (isinstance(skip, bool) or backend.namespace(skip) is backend.host):
             if skip:
                 return result
             skip = None
         pieces = self._find_out()
+        if not (self._counted or directed or self._shards is not None or any(self.steps_counted)):
+            raise UsageError(self._nothing_to_do())
         for index in self._counted:
             self.steps_counted[index] += 1
         self.step_pieces(pieces, Reading(self, gradient_scale, skip))
@@ -236,6 +246,14 @@ class Optimizer(SavedState):
         for piece in pieces:
             mutation.mutated(piece.values)
         return result
+
+    def _nothing_to_do(self) -> str:
+        names = [name for group in self.param_groups for name in group.get("param_names", ())]
+        first = f"{names[0] if names else 'the first'} of shape {self.parameters[0].shape}"
+        return (
+            f"{type(self).__name__}.step: none of {len(self.parameters)} parameters ({first}) has a "
+            "gradient; call backward() on a loss that they enter, behind zero_grad()"
+        )
 
     def gradients(self) -> list[Array]:
         """All gradients that a step would read now, flat, in as few arrays as memory allows."""
@@ -348,9 +366,3 @@ class Optimizer(SavedState):
         if values is not None and self.has_master:
             for entry, value in zip(self.shard_state(), values, strict=True):
                 entry["master"][...] = value.reshape(-1)
-
-
-def _check_alike(parameters: Sequence[Parameter]) -> None:
-    kinds = {(p.dtype, p.device) for p in parameters}
-    if len(kinds) > 1:
-        raise UsageError(f"parameters of one optimizer share dtype and device; got {sorted(map(str, kinds))}")

@@ -157,6 +157,7 @@ class SavedState:
         Raises UsageError or ShapeError, before anything is changed, where groups, counts or shapes differ.
         """
         self._refuse_shards("load_state_dict")
+        self.check_state(saved)
         counts = [len(group["params"]) for group in saved["param_groups"]]
         if counts != [len(group["params"]) for group in self.param_groups]:
             raise UsageError(
@@ -176,6 +177,15 @@ class SavedState:
                     part[...] = self.namespace.zeros(p.size, dtype=part.dtype)
                     self._begin(name, part, index)
         self.set_steps([int(entry["step"]) for entry in entries])
+
+    @staticmethod
+    def check_state(saved: Any) -> None:
+        """Raise UsageError for something else than the state of an optimizer."""
+        if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
+            raise UsageError(
+                f"this is no state of an optimizer, but a {type(saved).__name__} without state and "
+                "param_groups; give what optimizer.state_dict() returned"
+            )
 
     def _checked(self, index: int, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was saved of one parameter, if it fits."""

@@ -5,9 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from minigrad import nn
+from minigrad.errors import UsageError
 from minigrad.nn.optim import Optimizer, Shard
 from minigrad.ops import tensor
 from tests.nn.equations import EQUATIONS, OPTIONS
@@ -63,7 +65,11 @@ def whole_step(optimizer: Optimizer, step: int, chosen: set[int], **how: Any) ->
     for index in chosen:
         p = optimizer.parameters[index]
         p.grad = tensor(gradient(step, index, p.dtype))
-    optimizer.step(**how)
+    if chosen or any(optimizer.steps) or any(value is not None for value in how.values()):
+        optimizer.step(**how)
+        return
+    with pytest.raises(UsageError, match="none of 6 parameters"):  # nobody can have called backward
+        optimizer.step()
 
 
 class Part:

@@ -42,7 +42,7 @@ def train_step(
 @settings(max_examples=80, deadline=None)
 def test_the_scale_follows_its_rule_and_bad_steps_are_left_out(bad, interval, unscale, on_device):
     """The rule as a plain loop over numbers. On a device whose values nobody may look at it is the same."""
-    scaler = GradScaler(2.0**4, growth_factor=4.0, backoff_factor=0.5, growth_interval=interval)
+    scaler = GradScaler(init_scale=2.0**4, growth_factor=4.0, backoff_factor=0.5, growth_interval=interval)
     optimizer = SGD([nn.Parameter(np.zeros(3))], lr=1.0)
     scale, good, value = 2.0**4, 0, 0.0
     for number, broken in enumerate(bad):
@@ -74,11 +74,11 @@ def test_small_gradients_come_through_where_half_precision_alone_loses_them():
         return float(optimizer.flat_state["master"][0])
 
     assert train(GradScaler(enabled=False)) == 1.0
-    assert train(GradScaler(2.0**15)) == pytest.approx(1.0 - 1e6 * 2.0**-28, rel=1e-6)
+    assert train(GradScaler(init_scale=2.0**15)) == pytest.approx(1.0 - 1e6 * 2.0**-28, rel=1e-6)
 
 
 def test_a_scale_that_is_too_large_finds_its_place_by_itself():
-    scaler = GradScaler(2.0**16)
+    scaler = GradScaler(init_scale=2.0**16)
     p = nn.Parameter(np.zeros(1, "float16"))
     optimizer = SGD([p], lr=1.0)
     optimizer.keep_master()
@@ -91,7 +91,7 @@ def test_a_scale_that_is_too_large_finds_its_place_by_itself():
 
 @pytest.mark.parametrize("unscale", [False, True])
 def test_gradients_can_be_clipped_between(unscale):
-    scaler = GradScaler(2.0**8)
+    scaler = GradScaler(init_scale=2.0**8)
     p = nn.Parameter(np.zeros(2))
     optimizer = SGD([p], lr=1.0)
     scaler.scale((p * mg.tensor([3.0, 4.0])).sum()).backward()
@@ -110,7 +110,7 @@ def test_all_ranks_decide_alike(ranks):
     """One rank alone has a gradient that is not finite; another has none at all."""
 
     def main(world: World) -> list[Any]:
-        scaler = GradScaler(8.0)
+        scaler = GradScaler(init_scale=8.0)
         scaler.reduce = lambda array: world.all_reduce(array, operation="max", purpose="control")
         optimizer = SGD([nn.Parameter(np.zeros(2))], lr=1.0)
         found: list[Any] = []
@@ -160,12 +160,12 @@ def test_without_need_everything_passes_through():
 
 def test_lists_of_losses_are_scaled_each():
     losses = [mg.tensor(1.0, dtype="float64"), mg.tensor(2.0, dtype="float64")]
-    assert [loss.item() for loss in GradScaler(8.0).scale(losses)] == [8.0, 16.0]
-    assert isinstance(GradScaler(8.0).scale(tuple(losses)), tuple)
+    assert [loss.item() for loss in GradScaler(init_scale=8.0).scale(losses)] == [8.0, 16.0]
+    assert isinstance(GradScaler(init_scale=8.0).scale(tuple(losses)), tuple)
 
 
 def test_the_scale_is_saved_and_taken_up_again():
-    first = GradScaler(2.0**4, growth_factor=3.0, growth_interval=3)
+    first = GradScaler(init_scale=2.0**4, growth_factor=3.0, growth_interval=3)
     optimizer = SGD([nn.Parameter(np.zeros(1))], lr=1.0)
     for _ in range(2):
         train_step(first, optimizer, [1.0])
@@ -179,7 +179,7 @@ def test_the_scale_is_saved_and_taken_up_again():
 
 
 def test_the_scale_does_not_grow_beyond_what_is_finite_and_can_be_set():
-    scaler = GradScaler(2.0**127, growth_interval=1)
+    scaler = GradScaler(init_scale=2.0**127, growth_interval=1)
     optimizer = SGD([nn.Parameter(np.zeros(1))], lr=1.0)
     train_step(scaler, optimizer, [1e-9])
     assert scaler.get_scale() == 2.0**127
@@ -190,7 +190,7 @@ def test_the_scale_does_not_grow_beyond_what_is_finite_and_can_be_set():
 
 
 def test_misuse_is_refused():
-    scaler, p = GradScaler(2.0), nn.Parameter(np.zeros(1))
+    scaler, p = GradScaler(init_scale=2.0), nn.Parameter(np.zeros(1))
     optimizer = SGD([p], lr=1.0)
     with pytest.raises(UsageError, match=r"call scaler\.scale"):
         _ = scaler.inverse_scale
@@ -220,6 +220,8 @@ def test_misuse_is_refused():
     ):
         with pytest.raises(UsageError, match="loss scale starts"):
             GradScaler(**wrong)
+    with pytest.raises(UsageError, match=r"give init_scale=8\.0"):
+        GradScaler(8.0)  # type: ignore[arg-type]
 
 
 # ----- Policies --------------------------------------------------------------------------------------

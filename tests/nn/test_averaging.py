@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import nn
 from minigrad.errors import UsageError
-from minigrad.nn.averaging import AveragedModel, get_ema_avg_fn, update_bn
+from minigrad.nn.averaging import (
+    AveragedModel,
+    get_ema_avg_fn,
+    get_ema_multi_avg_fn,
+    get_swa_multi_avg_fn,
+    update_bn,
+)
 from minigrad.nn.layers.batch_norm import BatchNorm1d
 from minigrad.nn.optim import SGD
 from minigrad.tensor import Tensor
@@ -38,11 +44,12 @@ def state_of(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: value.numpy().copy() for name, value in model.state_dict().items()}
 
 
-@given(count=st.integers(1, 6), use_buffers=st.booleans())
+@given(count=st.integers(1, 6), use_buffers=st.booleans(), multi=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_the_mean_of_all_weights(count, use_buffers):
+def test_the_mean_of_all_weights(count, use_buffers, multi):
     model = Small()
-    averaged = AveragedModel(model, use_buffers=use_buffers)
+    function = get_swa_multi_avg_fn() if multi else None
+    averaged = AveragedModel(model, multi_avg_fn=function, use_buffers=use_buffers)
     seen = []
     for seed in range(count):
         model.set(seed)
@@ -55,11 +62,12 @@ def test_the_mean_of_all_weights(count, use_buffers):
     assert averaged.n_averaged.item() == count
 
 
-@given(count=st.integers(1, 6), decay=st.sampled_from([0.0, 0.9, 1.0]))
+@given(count=st.integers(1, 6), decay=st.sampled_from([0.0, 0.9, 1.0]), multi=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_an_exponential_mean_weighs_by_age(count, decay):
+def test_an_exponential_mean_weighs_by_age(count, decay, multi):
     model = Small()
-    averaged = AveragedModel(model, avg_fn=get_ema_avg_fn(decay))
+    options = {"multi_avg_fn": get_ema_multi_avg_fn(decay)} if multi else {"avg_fn": get_ema_avg_fn(decay)}
+    averaged = AveragedModel(model, **options)
     seen = []
     for seed in range(count):
         model.set(seed)
@@ -101,6 +109,8 @@ def test_another_model_is_refused_by_name():
     averaged = AveragedModel(nn.Linear(2, 3))
     with pytest.raises(UsageError, match="differs from the one that is averaged in weight"):
         averaged.update_parameters(nn.Linear(3, 3))
+    with pytest.raises(UsageError, match="give one"):
+        AveragedModel(nn.Linear(2, 3), None, get_ema_avg_fn(), get_ema_multi_avg_fn())
     with pytest.raises(UsageError, match=r"got 1\.5"):
         get_ema_avg_fn(1.5)
 

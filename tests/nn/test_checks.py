@@ -77,7 +77,26 @@ def broken(path: str, layer: nn.Module) -> Classifier:
         (lambda: nn.GPTConfig(width=6, heads=4), ["width 6", "4 heads", "try width 8"]),
         (lambda: nn.models.BERT(width=10, heads=3), ["width 10", "3 heads"]),
         (lambda: nn.optim.SGD([], lr=0.1), ["at least one parameter"]),
-        (lambda: nn.optim.Adam([*(p := list(nn.Linear(2, 2).parameters())), p[0]]), ["twice"]),
+        (
+            lambda: nn.optim.Adam([*(p := list(nn.Linear(2, 3).parameters())), p[0]]),
+            ["(3, 2)", "twice", "number 0 and 2"],
+        ),
+        (lambda: nn.optim.SGD(nn.Linear(2, 2)), ["a Linear", "model.parameters()"]),  # type: ignore[arg-type]
+        (lambda: nn.optim.SGD(nn.Linear(2, 2).state_dict()), ["a dict", "model.parameters()"]),  # type: ignore[arg-type]
+        (lambda: nn.optim.SGD([np.ones(3)]), ["parameter 0", "ndarray", "(3,)"]),  # type: ignore[arg-type]
+        (lambda: nn.optim.SGD([nn.Linear(2, 2).weight * 2]), ["parameter 0", "(2, 2)"]),  # type: ignore[arg-type]
+        (
+            lambda: nn.optim.Adam(nn.Linear(2, 3).named_parameters()).step(),  # type: ignore[arg-type]
+            ["Adam.step", "none of 2 parameters", "weight of shape (3, 2)", "backward()"],
+        ),
+        (lambda: nn.optim.Adam(nn.Linear(2, 3).parameters()).step(), ["the first of shape (3, 2)"]),
+        (
+            lambda: nn.optim.Adam(nn.Linear(2, 3).parameters()).load_state_dict(nn.Linear(2, 3).state_dict()),
+            ["no state of an optimizer", "state_dict()"],
+        ),
+        (lambda: nn.lr_scheduler.StepLR(nn.Linear(2, 2), 1), ["StepLR", "a Linear"]),  # type: ignore[arg-type]
+        (lambda: nn.utils.clip_grad_norm_(nn.Linear(2, 2), 1.0), ["a Linear", "model.parameters()"]),  # type: ignore[arg-type]
+        (lambda: nn.Linear(2, 2).load_state_dict([ones(2, 2)]), ["a list", "state_dict()"]),  # type: ignore[arg-type]
         (
             lambda: Classifier().load_state_dict(nn.Linear(4, 3).state_dict()),
             ["Classifier", "missing: embed.weight", "unexpected: weight, bias"],

@@ -4,8 +4,11 @@ import copy
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from minigrad.errors import ShapeError, UsageError
+from minigrad import nn
+from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.nn import layers as L
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
 from minigrad.nn.module import Module, Parameter
@@ -57,8 +60,9 @@ def test_a_list_of_parameters_makes_them_of_arrays():
     assert [name for name, _ in values.named_parameters()] == ["0", "1"]
     values[0] = Parameter([1.0])
     assert values[0].tolist() == [1.0]
-    with pytest.raises(UsageError, match="is a Parameter"):
-        values[0] = tensor([1.0])  # type: ignore[assignment]
+    values[0] = tensor([2.0])
+    assert isinstance(values[0], Parameter)
+    assert values[0].tolist() == [2.0]
 
 
 def test_equal_neighbours_of_a_list_print_once():
@@ -176,3 +180,95 @@ def test_messages_of_ranks_still_begin_with_the_rank():
 
     with pytest.raises(UsageError, match=r"^rank 1 of 2: counts differ$"):
         Sequential(Sequential(Broken()))(1)
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, nn.ModuleList])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_list_of_modules_changes_as_a_list_does(kind, data):
+    made = iter(nn.Identity() for _ in range(99))
+    plain = [next(made) for _ in range(data.draw(st.integers(0, 4)))]
+    own = kind().extend(plain)
+    for _ in range(4):
+        change = data.draw(st.sampled_from(["insert", "pop", "delete", "slice", "append", "+=", "+"]))
+        index = data.draw(st.integers(-5, 5))
+        if change == "insert":
+            one = next(made)
+            plain.insert(index, one)
+            own.insert(index, one)
+        elif change in ("pop", "delete") and -len(plain) <= index < len(plain):
+            gone = plain.pop(index)
+            if change == "pop":
+                assert own.pop(index) is gone
+            else:
+                del own[index]
+        elif change == "slice":
+            del plain[index:], own[index:]
+        else:
+            more = [next(made) for _ in range(1 if change == "append" else 2)]
+            plain += more
+            if change == "append":
+                own.append(more[0])
+            elif change == "+=":
+                own += more
+            else:
+                own = own + more
+        assert list(own) == plain
+        assert [name for name, _ in own.named_children()] == [str(n) for n in range(len(plain))]
+
+
+def test_containers_of_nothing_and_what_is_taken_out():
+    for kind in (nn.ModuleList, nn.ModuleDict, nn.ParameterList):
+        assert len(kind(None)) == 0
+    some = nn.ModuleDict({"a": nn.Linear(1, 2), "b": nn.Identity()})
+    assert isinstance(some.pop("b"), nn.Identity)
+    assert list(some) == ["a"]
+    some.clear()
+    assert len(some) == 0
+    numbers = nn.ParameterList([np.ones(2)])
+    numbers += [np.ones(3)]
+    assert [p.shape for p in numbers.extend([np.ones(1)])] == [(2,), (3,), (1,)]
+    assert [p.shape for p in numbers[1:]] == [(3,), (1,)]
+    numbers[-1] = np.ones(4)
+    assert [p.shape for p in numbers.parameters()] == [(2,), (3,), (4,)]
+
+
+def test_tensors_are_found_by_dotted_names_and_tied_ones_under_each():
+    one = L.BatchNorm1d(2)
+    model = Sequential(one, Sequential(L.Linear(2, 2), one))
+    assert model.get_parameter("1.0.weight") is model[1][0].weight
+    assert model.get_buffer("1.1.running_mean") is one.running_mean
+    for name in ("1.0.weigth", "0.running_mean", "", "0"):
+        with pytest.raises(UsageError, match=f"Sequential has no parameter {name!r}"):
+            model.get_parameter(name)
+    assert len(list(model.named_parameters())) == 4
+    every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    assert every == ["0.weight", "0.bias", "1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias"]
+    assert len(list(model.named_buffers(remove_duplicate=False))) == 6
+    assert set(model.state_dict(prefix="a.")) == {f"a.{name}" for name in model.state_dict()}
+    assert not Parameter(np.ones(2), False).requires_grad
+
+
+def test_gradients_are_forgotten_or_filled_with_zeros():
+    model = nn.Linear(2, 3)
+    for owner in (model, nn.optim.SGD(model.parameters(), lr=0.1)):
+        model(tensor(np.ones((1, 2), "float32"))).sum().backward()
+        owner.zero_grad(set_to_none=False)
+        assert model.weight.grad is not None
+        assert not model.weight.grad.numpy().any()
+        model(tensor(np.ones((1, 2), "float32"))).sum().backward()
+        assert model.weight.grad is not None
+        np.testing.assert_array_equal(model.weight.grad.numpy(), np.ones((3, 2)))  # added to the zeros
+        owner.zero_grad()
+        assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float64", np.float16, np.dtype("float32"), float])
+def test_a_module_moves_to_a_dtype_alone(dtype):
+    model = nn.BatchNorm1d(2)
+    assert model.to(dtype) is model
+    assert model.weight.dtype == model.running_mean.dtype == np.dtype(dtype)
+    assert model.num_batches_tracked.dtype == np.int64
+    assert model.cpu().half().weight.dtype == np.float16
+    with pytest.raises(DTypeError, match="int32"):
+        model.to("int32")

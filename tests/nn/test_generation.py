@@ -283,6 +283,53 @@ def test_a_translation_is_the_beam_over_the_whole_model(padding, width):
         model.translate(source[None], start=1, end=2, length=7)
 
 
+def seq2seq() -> nn.models.Seq2Seq:
+    random.manual_seed(4)
+    model = nn.models.Seq2Seq(13, 9, width=5, hidden=4, dropout=0.5, dtype="float64")
+    for parameter in model.parameters():
+        parameter.assign(parameter.numpy() * 3.0)
+    return model
+
+
+@pytest.mark.parametrize("width", [1, 3, 20])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_recurrent_translation_is_the_beam_over_the_whole_model(width, training):
+    model = seq2seq().eval()
+    source = tokens(1, 6, seed=4, vocabulary=13)[0]
+    with no_grad():
+        expected = beam_search(
+            lambda beams: model(np.tile(source, (len(beams), 1)), beams)[:, -1],
+            [1], width=width, length=5, end=2, penalty=0.6,
+        )  # fmt: skip
+    found = model.train(training).translate(source, start=1, end=2, length=5, width=width, penalty=0.6)
+    assert [sequence for sequence, _ in found] == [sequence for sequence, _ in expected]
+    np.testing.assert_allclose([x for _, x in found], [x for _, x in expected], rtol=1e-9)
+    assert model.training is training
+    with pytest.raises(ShapeError, match=r"one source .* got shape \(1, 6\)"):
+        model.translate(source[None], start=1, end=2, length=7)
+
+
+@pytest.mark.parametrize("make", [translator, seq2seq])
+@given(
+    seed=st.integers(0, 99),
+    temperature=st.sampled_from([0.0, 0.7, 2.0]),
+    top_k=st.sampled_from([None, 1, 4]),
+    top_p=st.sampled_from([None, 0.6]),
+    end=st.sampled_from([None, 2]),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_drawn_translation_is_drawn_from_the_whole_model(make, seed, temperature, top_k, top_p, end):
+    model = make().eval()
+    source = tokens(1, 5, seed=seed, vocabulary=13)[0]
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    expected: list[int] = []
+    while len(expected) < 6 and (end is None or end not in expected):
+        logits = model(source[None], np.array([[1, *expected]])).numpy()[0, -1]
+        generator = random.generator(seed, "sample", 1 + len(expected))
+        expected.append(int(sample(logits, generator, **options)))
+    assert model.sample(source, start=1, end=end, length=6, seed=seed, **options) == expected
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"kdim": 4, "vdim": 3}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"bias": False}],

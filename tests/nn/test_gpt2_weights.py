@@ -169,6 +169,23 @@ def test_settings_that_are_no_settings_are_refused(tmp_path, content, words):
         models.load_gpt2(folder)
 
 
+def test_weights_in_bfloat16_are_read_as_they_are(tmp_path):
+    """Written by hand: NumPy, and so the format's own writer of arrays, has no such type."""
+    arrays = as_saved_there(build(dtype="float32"))
+    rounded, header, data = {}, {}, b""
+    for name, array in arrays.items():
+        upper = (array.view("<u4") >> 16).astype("<u2")
+        rounded[name] = (upper.astype("<u4") << 16).view("<f4")
+        start, data = len(data), data + upper.tobytes()
+        header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [start, len(data)]}
+    folder = folder_of(tmp_path / "there", rounded)
+    expected = models.load_gpt2(folder)
+    (folder / "model.safetensors").write_bytes(file_of(header, data))
+    model = models.load_gpt2(folder)
+    for (name, value), other in zip(model.named_parameters(), expected.parameters(), strict=True):
+        np.testing.assert_array_equal(value.numpy(), other.numpy(), err_msg=name)
+
+
 # ----- Hostile files -----------------------------------------------------------------------------------
 
 

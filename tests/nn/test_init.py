@@ -106,7 +106,7 @@ def test_truncated_normal_values():
 
 
 def test_constants():
-    assert (filled(init.constant_, value=3.0) == 3.0).all()
+    assert (filled(init.constant_, val=3.0) == 3.0).all()
     assert (filled(init.ones_) == 1.0).all()
     assert not init.zeros_(init.ones_(zeros((2, 2)))).numpy().any()
 

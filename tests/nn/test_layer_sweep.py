@@ -49,6 +49,7 @@ LAYERS: dict[str, tuple[Module, tuple[tuple[int, ...], ...]]] = {
     "StochasticDepth": (L.StochasticDepth(), ((2, 3),)),
     "RNN": (L.RNN(2, 3, bidirectional=True), ((2, 2, 2),)),
     "LSTM": (L.LSTM(2, 2, 2, batch_first=True), ((2, 3, 2),)),
+    "LSTM, projected": (L.LSTM(2, 3, 1, batch_first=True, proj_size=2), ((2, 3, 2),)),
     "GRU": (L.GRU(2, 2, batch_first=True, bidirectional=True), ((2, 2, 2),)),
     "RNNCell": (L.RNNCell(2, 3), ((2, 2),)),
     "LSTMCell": (L.LSTMCell(2, 3), ((2, 2),)),
@@ -82,6 +83,8 @@ LAYERS: dict[str, tuple[Module, tuple[tuple[int, ...], ...]]] = {
     "RotaryPositions": (L.RotaryPositions(4, 9), ((2, 3, 4),)),
     "SqueezeExcitation": (L.SqueezeExcitation(4, 2), ((2, 4, 2, 2),)),
     "PReLU": (L.PReLU(3), ((2, 3, 2),)),
+    "RReLU": (L.RReLU(), ((2, 4),)),
+    "Softmax2d": (L.Softmax2d(), ((2, 3, 2, 2),)),
 }
 LAYERS |= {
     name: (getattr(L, name)(*arguments), ((2, 4),))
@@ -118,7 +121,8 @@ def outputs(result: object) -> list[Tensor]:
 
 def test_no_layer_is_left_out():
     losses = {name for name in L.__all__ if name.endswith("Loss")}
-    assert set(L.__all__) == LAYERS.keys() | losses | WITHOUT_FLOATS_IN
+    swept = {name.partition(",")[0] for name in LAYERS}
+    assert set(L.__all__) == swept | losses | WITHOUT_FLOATS_IN
 
 
 @everything
@@ -129,6 +133,16 @@ def test_derivatives_by_both_walks_to_second_order(name, training):
     function, parameters = with_parameters(layer, len(inputs))
     order = 1 if len(parameters) > 6 else 2
     check_gradients(function, *inputs, *parameters, order=order, tolerance=1e-5)
+
+
+@everything
+@pytest.mark.parametrize("training", [True, False])
+def test_derivatives_of_a_sample_alone(name, training):
+    layer, inputs = made(name)
+    layer.train(training)
+    alone = [x.take([1], 1 if name == "RNN" else 0) for x in inputs]
+    function, parameters = with_parameters(layer, len(alone))
+    check_gradients(function, *alone, *parameters, order=1, tolerance=1e-5)
 
 
 @everything
@@ -176,7 +190,11 @@ def test_shape_only_arrays_go_through_and_come_out_in_shape(name):
 def test_nothing_depends_on_numpy(name, training):
     """The same layers on the arrays of another library, which knows the array API standard and no more."""
     layer, inputs = made(name)
-    drops = "Drop" in name or name == "StochasticDepth"  # the standard has no integers that wrap around
+    drops = "Drop" in name or name in (
+        "StochasticDepth",
+        "RReLU",
+    )
+    # The standard has no integers that wrap around, which counted random numbers need.
     layer.train(training and not drops)
     expected = outputs(layer(*map(tensor, inputs)))
     twin, _ = made(name)
@@ -305,7 +323,7 @@ def test_layers_print_as_in_torch():
     assert repr(model) == (
         "Sequential(\n"
         "  (0): Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))\n"
-        "  (1): BatchNorm2d(2, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)\n"
+        "  (1): BatchNorm2d(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)\n"
         "  (2): ReLU()\n"
         "  (3): Flatten(start_dim=1, end_dim=-1)\n"
         "  (4): Linear(in_features=8, out_features=2, bias=True)\n"

@@ -11,6 +11,7 @@ from scipy.special import erf
 
 from minigrad import nn, random
 from minigrad.errors import DTypeError, ShapeError, UsageError
+from minigrad.nn import layers as L
 from minigrad.ops import tensor
 from minigrad.tensor import Tensor
 
@@ -286,3 +287,34 @@ def test_activations_keep_shape_and_dtype(layer):
     for shape in [(), (0,), (2, 0, 3), (2, 3)]:
         out = layer(Tensor(np.ones(shape, "float32")))
         assert (out.shape, out.dtype) == (shape, np.float32)
+
+
+def test_slopes_of_rrelu_are_drawn_between_the_bounds_while_training():
+    layer, x = L.RReLU(0.2, 0.6), np.random.default_rng(0).normal(size=(50, 40))
+    found = layer(tensor(x)).numpy()
+    np.testing.assert_array_equal(found[x >= 0], x[x >= 0])
+    slopes = (found / x)[x < 0]
+    assert (slopes >= 0.2 - 1e-12).all()
+    assert (slopes <= 0.6 + 1e-12).all()
+    error = 0.4 / np.sqrt(12 * slopes.size)
+    assert abs(slopes.mean() - 0.4) < 5 * error  # of uniform numbers, whose deviation is the width / √12
+    np.testing.assert_allclose(slopes.std(), 0.4 / np.sqrt(12), rtol=0.1)
+    assert (layer(tensor(x)).numpy() != found)[x < 0].any()  # new in every call
+    np.testing.assert_allclose(layer.eval()(tensor(x)).numpy(), np.where(x >= 0, x, 0.4 * x), rtol=1e-12)
+    with pytest.raises(UsageError, match=r"0\.6 and 0\.2"):
+        L.RReLU(0.6, 0.2)
+    with pytest.raises(ShapeError, match=r"Softmax2d.*\(2, 3\)"):
+        L.Softmax2d()(tensor(np.ones((2, 3))))
+
+
+def test_torchs_arguments_without_meaning_here_are_accepted():
+    x = tensor(np.ones((2, 3, 2, 2), "float32"))
+    for layer in (L.Dropout(0.5, True), L.Dropout2d(0.5, inplace=True), L.ReLU(inplace=True)):
+        np.testing.assert_array_equal(layer.eval()(x).numpy(), x.numpy())
+    one = L.TransformerEncoderLayer(4, 2, 3, batch_first=True)
+    assert len(L.TransformerEncoder(one, 2, None, False, mask_check=False).layers) == 2
+    for norm in (L.BatchNorm2d(3, bias=False), L.GroupNorm(3, 3, bias=False)):
+        assert next(iter(norm.state_dict())) == "weight"
+        assert norm.bias is None
+        assert norm(x).shape == x.shape
+    assert L.HuberLoss("sum", 2.0)(input=x, target=x - 1).item() == 12.0

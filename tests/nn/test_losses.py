@@ -63,8 +63,8 @@ EXPECTED = {
     "KL of logarithms": (L.KLDivLoss(log_target=True), (LOG_P, np.log(Q)), KL),
     "cosine": (
         L.CosineEmbeddingLoss(margin=-0.2),
-        (X, Y, SIGNS),
-        np.where(SIGNS > 0, COSINES, np.maximum(0.0, 1.2 - COSINES)),
+        (X, Y, SIGNS * [1, 1, 1, 0]),  # 0 is neither
+        np.where(SIGNS > 0, COSINES, np.maximum(0.0, 1.2 - COSINES)) * [1, 1, 1, 0],
     ),
     "ranking": (
         L.MarginRankingLoss(margin=0.5),
@@ -109,18 +109,38 @@ def test_values_are_what_others_compute(name, reduction):
 def test_derivatives_by_both_walks_to_second_order(name):
     loss, inputs, _ = EXPECTED[name]
     loss.reduction = "none"
-    if name == "BCE":
-        loss = L.BCELoss(reduction="none")
-    count = 1 if inputs[1].dtype.kind == "i" or name in ("focal", "distillation") else min(len(inputs), 2)
+    count = learned(name)
     rest = inputs[count:]
     check_gradients(lambda *x: loss(*x, *map(tensor, rest)), *inputs[:count], tolerance=1e-5)
+
+
+def learned(name: str) -> int:
+    """How many of a loss's inputs derivatives go to."""
+    inputs = EXPECTED[name][1]
+    return 1 if inputs[1].dtype.kind == "i" or name in ("focal", "distillation") else min(len(inputs), 2)
+
+
+@everything
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_derivatives_of_a_sample_alone(name, reduction):
+    loss, inputs, _ = EXPECTED[name]
+    loss.reduction = reduction
+    alone = [x[1:2] for x in inputs]
+    rest = alone[learned(name) :]
+    check_gradients(lambda *x: loss(*x, *map(tensor, rest)), *alone[: learned(name)], order=1, tolerance=1e-5)
 
 
 @everything
 def test_an_empty_batch_sums_to_nothing(name):
     loss, inputs, _ = EXPECTED[name]
     loss.reduction = "sum"
-    assert loss(*(tensor(x[:0]) for x in inputs)).item() == 0.0
+    leaves = [tensor(x[:0], requires_grad=place < learned(name)) for place, x in enumerate(inputs)]
+    total = loss(*leaves)
+    assert total.item() == 0.0
+    total.backward()
+    for leaf in leaves[: learned(name)]:
+        assert leaf.grad is not None
+        assert leaf.grad.shape == leaf.shape
 
 
 @everything

@@ -42,6 +42,10 @@ def factors(draw: Any) -> Form:
             lambda t: max(0.0, 1 - t / count) ** power,
         ),
     }
+    forms["multiplicative"] = (
+        lambda o: schedules.MultiplicativeLR(o, lambda t: 1 - 1 / (t + count)),
+        lambda t: math.prod(1 - 1 / (past + count) for past in range(1, t + 1)),
+    )
     return forms[draw(st.sampled_from(sorted(forms)))]
 
 

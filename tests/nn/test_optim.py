@@ -45,6 +45,8 @@ def test_every_parameter_takes_the_textbook_step(groups, kinds, orders, present,
             gradient = generator.normal(size=own[index].shape) * 10.0 ** generator.integers(-3, 3)
             give(own[index], gradient)
             expected[index].step(gradient, optimizer.param_groups[groups[index]])
+        if not chosen and not any(optimizer.steps):
+            continue  # refused: see test_checks.py
         optimizer.step()
         for p, book in zip(own, expected, strict=True):
             np.testing.assert_allclose(p.numpy(), book.value, rtol=1e-11, atol=1e-13)

@@ -22,7 +22,7 @@ KINDS = ["RNN", "LSTM", "GRU"]
 
 def cell(kind: str, x: np.ndarray, state: list[np.ndarray], p: dict[str, np.ndarray]) -> list[np.ndarray]:
     """One step of one sequence, gate by gate."""
-    h, size = state[0], len(state[0])
+    h, size = state[0], len(state[-1])
 
     def gate(k: int, hidden: np.ndarray | float = 1.0) -> np.ndarray:
         rows = slice(k * size, (k + 1) * size)
@@ -37,7 +37,7 @@ def cell(kind: str, x: np.ndarray, state: list[np.ndarray], p: dict[str, np.ndar
         return [(1 - z) * n + z * h]
     i, f, g, o = expit(gate(0)), expit(gate(1)), np.tanh(gate(2)), expit(gate(3))
     c = f * state[1] + i * g
-    return [o * np.tanh(c), c]
+    return [p["weight_hr"] @ (o * np.tanh(c)) if "weight_hr" in p else o * np.tanh(c), c]
 
 
 def read(
@@ -48,7 +48,7 @@ def read(
     for number in range(layer.num_layers):
         outputs = []
         for direction, suffix in enumerate(["", "_reverse"][: 1 + layer.bidirectional]):
-            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")[: 4 + (layer.proj_size > 0)]
             p = {name: getattr(layer, f"{name}_l{number}{suffix}").numpy() for name in names}
             state = [part[number * (1 + layer.bidirectional) + direction] for part in start]
             steps = range(len(x))[:: -1 if direction else 1]
@@ -70,21 +70,24 @@ def read(
     batch_first=st.booleans(),
     lengths=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     packed=st.booleans(),
+    projected=st.integers(0, 2),
     seed=st.integers(0, 99),
 )
 def test_every_sequence_is_read_as_the_equations_say(
-    kind, layers, bidirectional, batch_first, lengths, packed, seed
+    kind, layers, bidirectional, batch_first, lengths, packed, projected, seed
 ):
     random.manual_seed(seed)
     source = np.random.default_rng(seed)
     layer = getattr(L, kind)(
-        2, 3, layers, batch_first=batch_first, bidirectional=bidirectional, dtype="float64"
-    )
+        2, 3, layers, batch_first=batch_first, bidirectional=bidirectional, dtype="float64",
+        **({"proj_size": projected} if kind == "LSTM" else {}),
+    )  # fmt: skip
     if not packed:
         lengths = [max(lengths)] * len(lengths)
     batch, time = len(lengths), max(lengths)
     x = source.normal(size=(batch, time, 2))
-    start = [source.normal(size=(layers * (1 + bidirectional), batch, 3)) for _ in range(layer.states)]
+    widths = (layer.proj_size or 3, 3)[: layer.states]
+    start = [source.normal(size=(layers * (1 + bidirectional), batch, width)) for width in widths]
     given_x = tensor(x if batch_first else x.transpose(1, 0, 2))
     state = tuple(map(tensor, start)) if kind == "LSTM" else tensor(start[0])
     if packed:
@@ -133,6 +136,12 @@ def test_names_and_shapes_are_torchs():
     ]
     assert shapes["weight_ih_l1"] == (12, 6)
     assert shapes["weight_hh_l1_reverse"] == (12, 3)
+    layer = L.LSTM(2, 3, num_layers=2, bidirectional=True, proj_size=1)
+    shapes = {name: value.shape for name, value in layer.state_dict().items()}
+    assert list(shapes)[3:6] == ["bias_hh_l0", "weight_hr_l0", "weight_ih_l0_reverse"]
+    assert shapes["weight_hr_l1"] == (1, 3)
+    assert shapes["weight_ih_l1"] == (12, 2)
+    assert shapes["weight_hh_l1_reverse"] == (12, 1)
     assert sorted(L.GRUCell(2, 3).state_dict()) == ["bias_hh", "bias_ih", "weight_hh", "weight_ih"]
     assert repr(L.GRU(2, 3, batch_first=True)) == "GRU(2, 3, batch_first=True)"
 
@@ -256,6 +265,9 @@ def test_sequences_are_padded_to_the_longest():
         (lambda x: pad_packed_sequence(pack_padded_sequence(x, [3, 1]), total_length=2), ["2", "3"]),
         (lambda x: pad_sequence([x, x[:, :1]]), ["(3, 2, 2)", "(3, 1, 2)"]),
         (lambda x: L.LSTM(2, 3)(x, (x, x)), ["LSTM", "2 state(s)", "(1, 2, 3)", "(3, 2, 2)"]),
+        (lambda x: L.LSTM(2, 3, proj_size=2)(x, (x, x)), ["(1, 2, 2)", "(1, 2, 3)", "(3, 2, 2)"]),
+        (lambda x: L.LSTM(2, 3, proj_size=3), ["proj_size", "hidden_size 3", "got 3"]),
+        (lambda x: L.GRU(2, 3, proj_size=1), ["GRU", "only an LSTM", "1"]),
         (lambda x: L.LSTMCell(2, 3)(x[0], (x[0], x[0])), ["LSTMCell", "(2, 3)", "(2, 2)"]),
     ],
 )

@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 
 from minigrad import nn
 from minigrad.backend import of_device
-from minigrad.errors import UsageError
-from minigrad.nn.utils import clip_coefficient, clip_grad_norm_, clip_grad_value_
+from minigrad.errors import ShapeError, UsageError
+from minigrad.nn.utils import (
+    clip_coefficient,
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+    parameters_to_vector,
+    vector_to_parameters,
+)
 from minigrad.ops import tensor
 from minigrad.tensor import Tensor
 
@@ -148,3 +156,38 @@ def test_nobody_looks_at_a_norm_on_arrays_without_values():
     parameter.grad = Tensor.of(of_device("shapes").empty((3, 4)))
     assert clip_grad_norm_(parameter, 1.0).shape == ()
     assert clip_coefficient(of_device("shapes").empty(()), 1.0).shape == ()
+
+
+def test_clipping_in_two_calls_is_clipping_in_one():
+    generator = np.random.default_rng(0)
+    gradients = [generator.normal(size=shape) for shape in ((3, 2), (4,), ())]
+    for norm_type in (1.0, 2.0, 3.0, math.inf):
+        one, two = with_gradients(*gradients, None), with_gradients(*gradients, None)
+        norm = get_total_norm([p.grad for p in two if p.grad is not None], norm_type)
+        assert norm.item() == clip_grad_norm_(one, 0.5, norm_type).item()
+        clip_grads_with_norm_(two, 0.5, norm)
+        np.testing.assert_array_equal(joined(one), joined(two))
+    with pytest.raises(UsageError, match="nan"):
+        get_total_norm(tensor(np.array([math.nan])), error_if_nonfinite=True)
+
+
+@given(shapes=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4))
+def test_parameters_go_into_a_vector_and_back(shapes):
+    generator = np.random.default_rng(0)
+    own = [nn.Parameter(generator.normal(size=shape)) for shape in shapes]
+    vector = parameters_to_vector(own)
+    np.testing.assert_array_equal(vector.numpy(), np.concatenate([p.numpy().reshape(-1) for p in own]))
+    (vector * vector).sum().backward()
+    for p in own:
+        assert p.grad is not None
+        np.testing.assert_allclose(p.grad.numpy(), 2 * p.numpy())
+    before = [p.numpy().copy() for p in own]
+    vector_to_parameters(-vector, own)
+    for p, value in zip(own, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), -value)
+    with pytest.raises(ShapeError, match=f"a vector of {vector.size} entries"):
+        vector_to_parameters(tensor(np.zeros(vector.size + 1)), own)
+
+
+def test_sequences_are_where_torch_has_them():
+    assert nn.utils.rnn.pack_padded_sequence is nn.pack_padded_sequence
