@@ -33,7 +33,6 @@ from minigrad.dist.tensor_parallel import (  # noqa: E402
     RowParallelLinear,
     tensor_parallel,
 )
-from minigrad.dist.tensor_parallel_zero import TensorParallelZeRO  # noqa: E402
 from minigrad.dist.timing import Costs, simulate  # noqa: E402
 from minigrad.dist.token_parallel import token_layers, token_loss  # noqa: E402
 from minigrad.dist.trace import Recording, Trace  # noqa: E402
@@ -60,7 +59,6 @@ __all__ = [
     "Schedule",
     "SingleWorld",
     "SyncBatchNorm",
-    "TensorParallelZeRO",
     "Trace",
     "World",
     "ZeRO",

@@ -143,6 +143,10 @@ class Executor:
         self._sent = []
         return self._results
 
+    def recomputes(self, forward: Action) -> bool:
+        """Whether what a forward computes is forgotten, and computed again in the backward."""
+        return self.recompute and forward not in self._kept
+
     def recorded(self, rank: int) -> list[Action]:
         """What a rank's spans are of, in their order."""
         kinds = (*COMPUTE, *self.handlers)
@@ -169,7 +173,7 @@ class Executor:
         arrays = self._take(Kind.RECEIVE_ACTIVATION, place)
         past = self._kept_arrays.pop((stage, number, part - 1), [])
         cell = Cell(arrays, past)
-        forget = self._learn and self.recompute and action not in self._kept
+        forget = self._learn and self.recomputes(action)
         with self._scope(place), self.weights(stage, number):
             if forget:
                 cell.moment = random.snapshot()

@@ -16,6 +16,7 @@ class Message:
 
     bytes_sent, bytes_received   as the ledger books them
     peer, rank                   numbers in the whole world; no peer where all ranks took part
+    tag                          of a message between two ranks
     start_seconds, stop_seconds  on the clock of time.perf_counter
     """
 
@@ -28,6 +29,7 @@ class Message:
     start_seconds: float
     stop_seconds: float
     rank: int
+    tag: int | None = None
 
 
 @dataclass
@@ -147,11 +149,18 @@ class Account:
     """The books of one verb, from its start until it is done; without a ledger, of nothing."""
 
     def __init__(
-        self, ledger: Ledger | None, verb: str, purpose: str, algorithm: str, peer: int | None, rank: int
+        self,
+        ledger: Ledger | None,
+        verb: str,
+        purpose: str,
+        algorithm: str,
+        peer: int | None,
+        rank: int,
+        tag: int | None = None,
     ) -> None:
         self._ledger = ledger
         self.verb, self.purpose, self.algorithm = verb, purpose, algorithm
-        self.peer, self.rank = peer, rank
+        self.peer, self.rank, self.tag = peer, rank, tag
         self.bytes_sent = self.bytes_received = 0
         self.start_seconds = time.perf_counter()
 
@@ -195,5 +204,6 @@ class Account:
                 self.start_seconds,
                 time.perf_counter(),
                 self.rank,
+                self.tag,
             )
         )

@@ -30,8 +30,9 @@ class MeshZeRO(ZeRO):
     module     this rank's part of the model: cut by `tensor_parallel`, a pipeline's `module`, or both
     pipeline   the pipeline whose stages it is, if there is one
 
-    Options, stages and steps are those of ZeRO. The norm that `step` returns and clips by is that of the
-    whole model. All ranks of the mesh call `step`, `state` and `loaded` together.
+    Options, stages and steps are those of ZeRO; on three data ranks or more, stages that share parameters
+    sum gradients in rank order, whatever the algorithm. The norm that `step` returns and clips by is that of
+    the whole model. All ranks of the mesh call `step`, `state` and `loaded` together.
     """
 
     def __init__(
@@ -48,6 +49,10 @@ class MeshZeRO(ZeRO):
         self._whole = mesh.world.size == mesh.axis("data").size  # no other axis cuts anything
         if self._whole:
             return
+        if pipeline is not None and pipeline.shared_groups and self.world.size > 2:
+            # Which of three is added last may hang on the place in a bucket, where copies of one parameter on
+            # two stages differ; in rank order they stay alike to the bit. It moves as much as a ring does.
+            self._gradients.how["algorithm"] = "ordered"
         self._counted = [float(self._lies_here(parameter)) for parameter in optimizer.parameters]
         self._places = {id(parameter): place for place, parameter in enumerate(optimizer.parameters)}
         optimizer._reduce = self._sum_squares
@@ -68,7 +73,7 @@ class MeshZeRO(ZeRO):
             self.owners.all_reduce(squares)
         squares *= backend.namespace(squares).asarray(self._counted)
         self.mesh.axis("tensor").all_reduce(squares)
-        for group in self.pipeline._shared.groups if self.pipeline is not None else ():
+        for group in self.pipeline.shared_groups if self.pipeline is not None else ():
             # Stages add up in other orders; one rounding apart, copies of one parameter would drift apart.
             columns = [self._places[id(p)] for p in group.parameters if id(p) in self._places]
             first = squares[..., columns].reshape(-1)

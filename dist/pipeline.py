@@ -24,8 +24,15 @@ from minigrad.dist.executor import Executor
 from minigrad.dist.memory import Meter
 from minigrad.dist.pipeline_batches import Batches
 from minigrad.dist.pipeline_schedule import find_schedule
-from minigrad.dist.pipeline_shared import Shared, across
-from minigrad.dist.pipeline_stages import Stage, build, cut, find_boundaries, refuse_other_tokens
+from minigrad.dist.pipeline_shared import Group, Shared, across
+from minigrad.dist.pipeline_stages import (
+    Stage,
+    build,
+    cut,
+    find_boundaries,
+    refuse_other_tokens,
+    refuse_shared_streams,
+)
 from minigrad.dist.pipeline_statistics import Statistics
 from minigrad.dist.schedule import Kind, Schedule
 from minigrad.dist.schedule_check import check
@@ -33,7 +40,7 @@ from minigrad.dist.schedule_passes import forward_only
 from minigrad.dist.spawn import world as this_world
 from minigrad.dist.timing import Span, Timeline
 from minigrad.dist.verbs import Array
-from minigrad.dist.weight_versions import Updates
+from minigrad.dist.weight_versions import Updates, WeightVersions
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
 from minigrad.nn.module import Parameter
@@ -112,6 +119,8 @@ class Pipeline:
         self._statistics = {stage: Statistics(module) for stage, module in self.stages.items()}
         if self.world.size > 1:
             self._check_alike(slices)
+        if self.schedule.stages > 1:
+            refuse_shared_streams(self.world, self.stages)
         self._shared = Shared(self.world, tied, self.stages, self.cut, complete.rank_of)
         self.executor = Executor(
             self.world,
@@ -179,6 +188,16 @@ class Pipeline:
     def owned(self, parameter: Parameter) -> bool:
         """Whether this rank counts a parameter; one that is shared is counted by the first that has it."""
         return self._shared.owned(parameter)
+
+    @property
+    def shared_groups(self) -> Sequence[Group]:
+        """What this rank shares with other stages' ranks."""
+        return self._shared.groups
+
+    @property
+    def weight_versions(self) -> Mapping[int, WeightVersions]:
+        """The versions of weights that each stage of this rank holds; none where updates wait for a flush."""
+        return self._updates.versions if self._updates else {}
 
     def clip_grad_norm_(self, max_norm: float) -> Array:
         """Scale all gradients, of all ranks, so that their joint 2-norm is at most `max_norm`.

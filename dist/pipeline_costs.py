@@ -5,6 +5,7 @@ Three ways to the numbers that `balance` and `simulate` want.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -77,6 +78,24 @@ def profile(timelines: Sequence[Timeline]) -> dict[tuple[int, Kind], float]:
                 place = (span.action.stage, span.action.kind)
                 found.setdefault(place, []).append(float(span.stop - span.start))
     return {place: median(seconds) for place, seconds in found.items()}
+
+
+def pause(timelines: Sequence[Timeline]) -> float:
+    """Median seconds that a rank takes from one computation to the next when it waits for nobody: for its
+    messages and books. From real runs; what `simulate` takes as `between`. 0 if all have to wait.
+
+    Only computations count whose inputs from other ranks were made before the one ahead of them began: a
+    message is taken to be quicker than a computation.
+    """
+    found = []
+    for timeline in timelines:
+        home, made = timeline.schedule.rank_of, {span.action: span.stop for span in timeline.spans}
+        for rank in range(len(timeline.schedule.ranks)):
+            for before, span in pairwise(timeline.of(rank)):
+                needed = timeline.schedule.dependencies(span.action) if span.action.kind in COMPUTE else []
+                if all(home[a.stage] == rank or made[a] <= before.start for a in needed):
+                    found.append(float(span.start - before.stop))
+    return median(found) if found else 0.0
 
 
 def _tensor(x: Any) -> Tensor:

@@ -120,7 +120,7 @@ class Shared:
                 continue
             xp = self._namespaces[id(group)]
             parts = [arrived[id(p)] for p in learned]
-            flat = xp.concatenate(
+            flat = xp.concat(
                 [
                     xp.zeros(p.size, dtype=p.dtype) if part is None else part.data.reshape(-1)
                     for p, part in zip(learned, parts, strict=True)

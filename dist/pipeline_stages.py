@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import backend, nn
+from minigrad.dist.agreement import gathered
 from minigrad.dist.partitioning import balance as balanced
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
@@ -208,8 +209,39 @@ def refuse_other_tokens(name: str, layer: Module) -> None:
         raise UsageError(
             f"layer {name} ({type(layer).__name__}) may look at other tokens, and token slices need a model "
             "that never looks ahead: give it a method forward_slice (see Stage), or token_by_token = True if "
-            "it takes each token alone"
+            "it takes each token alone; those of a GPT come from token_layers"
         )
+
+
+def refuse_shared_streams(world: World, stages: Mapping[int, Stage]) -> None:
+    """Raise UsageError, on all ranks, where layers of two stages draw from one stream of random numbers.
+
+    On one rank the second would draw anew; stages run apart, and both would draw the same mask.
+    """
+    drawn = {
+        number: sorted({name for module in stage.modules() if (name := _stream_of(module))})
+        for number, stage in stages.items()
+    }
+    stages_of: dict[str, list[int]] = {}
+    for number, names in sorted(
+        (int(n), names) for part in gathered(world, drawn) for n, names in part.items()
+    ):
+        for name in names:
+            stages_of.setdefault(name, []).append(number)
+    for name, numbers in stages_of.items():
+        if len(numbers) > 1:
+            raise UsageError(
+                f"{world.name}: layers of stages {' and '.join(map(str, numbers))} draw from one stream of "
+                f"random numbers, {name!r}, and would draw the same mask; give each a layer of its own, "
+                "and where ranks make their layers, a stream of its own: Dropout(p, stream=...)"
+            )
+
+
+def _stream_of(module: Module) -> str:
+    """The stream that a layer draws from; nothing for one that does not."""
+    name = getattr(module, "stream", None) or getattr(module, "_stream", None)
+    draws = getattr(module, "p", 0.0) or getattr(module, "dropout", 0.0)
+    return name if draws and isinstance(name, str) else ""
 
 
 # ----- What passes between stages -----

@@ -52,7 +52,7 @@ class Refusals:
         self, verb: str, what: str, array: Array, dtype: np.dtype | None = None, *, writes: bool = False
     ) -> None:
         if not (hasattr(array, "dtype") and hasattr(array, "flags")):
-            message = f"a {type(array).__name__} as {what}; give an array (a Tensor's is its .data)"
+            message = f"{what} of type {type(array).__name__}; give an array (a Tensor's is its .data)"
             raise self._error(DTypeError, verb, message)
         if not (array.dtype.kind in "biufc" or half_precision(array.dtype)) or not array.dtype.isnative:
             raise self._error(DTypeError, verb, f"{what} of {array.dtype}; give native numbers or booleans")

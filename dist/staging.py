@@ -94,6 +94,8 @@ def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan
     device.synchronize(array)
     if direct:
         return Loan(array.reshape(-1))
+    if not array.size:  # of which there is no memory to pin
+        return Loan(np.empty(0, array.dtype))
     buffer = device.host_buffer(array)
     if read:
         device.to_host(array, buffer)

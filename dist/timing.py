@@ -147,13 +147,17 @@ class Timeline:
         return float(1 - busy / total) if total else 0.0
 
 
-def simulate(schedule: Schedule, costs: Costs | Durations | None = None, *, link: Any = None) -> Timeline:
+def simulate(
+    schedule: Schedule, costs: Costs | Durations | None = None, *, link: Any = None, between: Any = 0
+) -> Timeline:
     """Run a schedule on a clock.
 
-    costs   a Costs, or a function from an action to its duration (see `measured`)
-    link    how long a message takes: a number, or a function of its send (default: that of the costs)
+    costs     a Costs, or a function from an action to its duration (see `measured`)
+    link      how long a message takes: a number, or a function of its send (default: that of the costs)
+    between   how long a rank is busy after each computation, with its messages and books, before the next one
+              begins and before anything leaves; it counts as idle, since nothing is computed
 
-    Sends and receives of the schedule take no time of the rank: a message travels while ranks compute.
+    A message travels while ranks compute: only `between` takes their time.
     Raises Stuck (a UsageError) where no rank can go on.
     """
     costs = Costs() if costs is None else costs
@@ -183,11 +187,12 @@ def simulate(schedule: Schedule, costs: Costs | Durations | None = None, *, link
             start = free[rank]
             for other in needed:
                 start = max(start, stop[other] if home[other.stage] == rank else arrival[other])
-            stop[action] = free[rank] = start + durations(action)
+            stop[action] = start + durations(action)
+            free[rank] = stop[action] + between
             spans.append(Span(rank, action, start, stop[action]))
             for send in messages_of(schedule, action):
                 way = (rank, home[send.peer_stage])
-                arrival[action] = max(stop[action], link_free.get(way, 0)) + travel(send)
+                arrival[action] = max(free[rank], link_free.get(way, 0)) + travel(send)
                 link_free[way] = arrival[action]
             asking += waiting.pop(action, ())
             at[rank] += 1

@@ -117,7 +117,7 @@ class Recording:
     def arrows(self) -> list[tuple[int, int]]:
         """Places in `events` of each send and of the receive that it belongs to.
 
-        Messages of one kind (ranks, purpose, size) are taken to arrive in the order in which they were sent.
+        Messages of one kind (ranks, tag, purpose, size) arrive in the order in which they were sent.
         """
         waiting: dict[tuple[Any, ...], list[int]] = {}
         found = []
@@ -259,7 +259,7 @@ def _times(event: Event) -> tuple[float, float]:
 
 def _kind(event: Event, source: int, target: int, way: str) -> tuple[Any, ...]:
     details = event.details
-    return source, target, details["purpose"], details[f"bytes_{way}"]
+    return source, target, details["tag"], details["purpose"], details[f"bytes_{way}"]
 
 
 def _micro(seconds: float) -> float:

@@ -67,7 +67,7 @@ def pieces(buffer: Array, counts: Sequence[int]) -> list[Array]:
 def combined(operation: str, arrays: Sequence[Array]) -> Array:
     """The elementwise sum, maximum or minimum of all arrays, taken in the order of ranks."""
     result = arrays[0].copy()
-    for array in arrays[1:]:
+    for array in arrays[1:] if isinstance(result, np.ndarray) else ():  # shape-only arrays have no sum
         COMBINE[operation](result, array, out=result)
     return result
 

@@ -39,7 +39,7 @@ class VocabularyParallelEmbedding(Module):
 
     def own_vectors(self, indices: Any) -> Tensor:
         """The vectors of this rank's words, and zeros for all others."""
-        indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=self.weight.device)
+        indices = Tensor(indices, device=self.weight.device)
         if indices.dtype.kind not in "iu":
             raise DTypeError(f"an embedding is looked up by integers, and these are {indices.dtype}")
         _refuse_others("an embedding", indices.data, self.num_embeddings)
@@ -68,7 +68,7 @@ def vocabulary_cross_entropy(
     `mg.cross_entropy` does.
     """
     first, stop = region.span(vocabulary)
-    targets = targets if isinstance(targets, Tensor) else Tensor(targets, device=logits.device)
+    targets = Tensor(targets, device=logits.device)
     if targets.dtype.kind not in "iu":
         raise DTypeError(f"cross-entropy: targets are numbers of words, so integers; got {targets.dtype}")
     if (*targets.shape, stop - first) != logits.shape:

@@ -137,7 +137,7 @@ class ZeRO:
         if type(self) is ZeRO and any(isinstance(p, ParameterPart) for p in self.module.parameters()):
             raise UsageError(
                 "ZeRO got a model of which every rank has parts, whose norms it cannot take; "
-                "use MeshZeRO (or TensorParallelZeRO), which knows the other axis"
+                "use MeshZeRO, which knows the other axis"
             )
         verbs = ["reduce_scatter", "all_gather"] if self.stage else ["all_reduce"]
         check_settings("ZeRO", bucket_bytes, self.algorithm, verbs)

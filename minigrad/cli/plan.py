@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigrad.cli.plan_mesh import AXES, Report, mesh_of, places_table, plan_mesh, with_total
 from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ examples:
   minigrad plan --parameters 7.5e9 --ranks 64                     figure 1 of the ZeRO paper
   minigrad plan --parameters 7.5e9 --ranks 64 --memory 32e9       what fits into 32 GB, and on how many ranks
   minigrad plan --model layers=48,width=1600,heads=25,context=1024,vocabulary=50257,batch=32 -o plan.svg
+  minigrad plan --model layers=24,width=1024,heads=16,context=1024,vocabulary=50257,batch=4 \
+    --data 4 --pipeline 2 --tensor 2 --microbatches 8             a mesh: what its ranks hold and send
 
 Bytes are decimal (1 GB = 10^9), as papers print them. `largest model` is the first row of table 2 of the ZeRO
 paper; its other rows are multiples of that row's rounded values, so they differ in the last digit from what
-this command computes. A batch is that of one rank and one pass; where `ways to need less` shards, it deals
-that batch out over the ranks, one sequence a pass. Without --precision, parameters and gradients take 2 bytes
-and the optimizer works on 4-byte master weights (mixed).
+this command computes. A batch is that of one rank and one pass (on a mesh: of one copy and one microbatch);
+where `ways to need less` shards, it deals that batch out over the ranks, one sequence a pass. Without
+--precision, parameters and gradients take 2 bytes and the optimizer works on 4-byte master weights (mixed).
 """
-
-Report = dict[str, Any]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -54,7 +55,14 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument(
         "--model", metavar="SIZES", help="a GPT: layers=, width=, heads=, context=, vocabulary=, batch=, …"
     )
-    parser.add_argument("--ranks", type=_count, default=1, metavar="N", help="ranks that share (default: 1)")
+    parser.add_argument("--ranks", type=_count, metavar="N", help="ranks that share (default: 1)")
+    mesh = parser.add_argument_group("a mesh (with --model; ranks = data × pipeline × tensor)")
+    mesh.add_argument("--data", type=_count, metavar="N", help="copies (default: as many as --ranks allows)")
+    mesh.add_argument("--pipeline", type=_count, default=1, metavar="N", help="ranks that share the layers")
+    mesh.add_argument("--tensor", type=_count, default=1, metavar="N", help="ranks that share each matrix")
+    mesh.add_argument(
+        "--schedule", default="1f1b", metavar="NAME", help="of the pipeline's microbatches (default: 1f1b)"
+    )
     parser.add_argument(
         "--stage", type=int, choices=(0, 1, 2, 3), help="one stage of ZeRO only (default: all)"
     )
@@ -65,7 +73,12 @@ def add_parser(subparsers: Any) -> None:
         "--precision", default="mixed", metavar="NAME", help="mixed, float32 or float64 (default: mixed)"
     )
     parser.add_argument(
-        "--accumulate", type=_count, default=1, metavar="K", help="microbatches a step (default: 1)"
+        "--accumulate",
+        "--microbatches",
+        type=_count,
+        default=1,
+        metavar="K",
+        help="microbatches a step (default: 1)",
     )
     parser.add_argument("--memory", type=_count, metavar="BYTES", help="what a rank has, as in 32e9")
     parser.add_argument(
@@ -93,16 +106,24 @@ def main(args: argparse.Namespace) -> int:
     config, batch = _model(args.model) if args.model else (None, 1)
     if args.checkpoint_activations and config is None:
         raise UsageError("--checkpoint-activations needs --model: only a model has activations to count")
-    setup = Setup(args.parameters or 1, args.ranks, args.optimizer, args.precision)
-    report = plan(
-        setup,
-        config=config,
-        batch=batch,
-        stages=(0, 1, 2, 3) if args.stage is None else (args.stage,),
-        microbatches=args.accumulate,
-        memory=args.memory,
-        checkpoint=args.checkpoint_activations,
-    )
+    mesh = mesh_of(args.ranks, args.data, args.pipeline, args.tensor)
+    ranks = math.prod(mesh.values())
+    setup = Setup(args.parameters or 1, ranks, args.optimizer, args.precision)
+    common: dict[str, Any] = {
+        "batch": batch,
+        "stages": (0, 1, 2, 3) if args.stage is None else (args.stage,),
+        "microbatches": args.accumulate,
+        "memory": args.memory,
+        "checkpoint": args.checkpoint_activations,
+    }
+    if ranks == mesh["data"]:
+        report = plan(setup, config=config, **common)
+    elif config is None:
+        raise UsageError(
+            "--pipeline and --tensor need --model: only a model has layers and matrices to share"
+        )
+    else:
+        report = plan_mesh(setup, mesh, config=config, schedule=args.schedule, **common)
     if args.out:
         partial = Path(f"{args.out}.partial")
         partial.write_text(drawing(report), encoding="utf-8")
@@ -160,8 +181,8 @@ def plan(
         def held(at: "Setup", stage: int = stage) -> Mapping[str, int]:
             return model_states(at, stage) if counted is None else rank_memory(counted, at, stage)
 
-        row: Report = {"stage": stage, "memory": _with_total(held(setup))}
-        row["sent"] = _with_total(traffic(setup, stage, microbatches=microbatches))
+        row: Report = {"stage": stage, "memory": with_total(held(setup))}
+        row["sent"] = with_total(traffic(setup, stage, microbatches=microbatches))
         if memory is not None:
             row["fits"] = row["memory"]["total"] <= memory
             row["smallest_ranks"] = smallest_ranks(setup, stage, memory, held=held)
@@ -169,7 +190,7 @@ def plan(
                 row["largest_model"] = largest_model(setup, stage, memory)
         rows.append(row)
     rungs = [
-        {**asdict(rung), "memory": _with_total(rung.memory)}
+        {**asdict(rung), "memory": with_total(rung.memory)}
         for rung in ladder(setup, config=config, batch=batch, memory=memory)
     ]
     return {**asdict(setup), "microbatches": microbatches, "memory_of_a_rank": memory, "model": model} | {
@@ -216,12 +237,10 @@ def _model(text: str) -> "tuple[GPTConfig, int]":
     return GPTConfig(**given), batch
 
 
-def _with_total(parts: Mapping[str, Any]) -> Report:
-    return {**parts, "total": sum(parts.values())}
-
-
 def _headline(report: Report) -> str:
     ranks = f"{report['ranks']:,} rank{'s' if report['ranks'] > 1 else ''}"
+    if "mesh" in report:
+        ranks += " (" + " × ".join(f"{axis} {report['mesh'][axis]}" for axis in AXES) + ")"
     return (
         f"{_short(report['parameters'])} parameters on {ranks}, {report['optimizer']}, "
         f"{report['precision']} precision"
@@ -250,9 +269,13 @@ def _print(report: Report) -> None:
     console.print(_memory_table(report))
     if report["ranks"] > 1 or report["memory_of_a_rank"] is not None:
         console.print(_traffic_table(report))
-    if report["model"] is not None:
+    if "mesh" in report:
+        names = ("place", "layers", "parameters", "activations", "buffers")
+        console.print(places_table(report, _table(*names, title="places in the pipeline", left=(0, 1))))
+    elif report["model"] is not None:
         _print_activations(console, report["model"])
-    console.print(_ladder_table(report))
+    if report["ladder"]:
+        console.print(_ladder_table(report))
     precision = PRECISIONS[report["precision"]]
     console.print(
         f"bytes a parameter: {precision.parameter} for itself, {precision.gradient} for its gradient, and K "
@@ -279,9 +302,11 @@ def _traffic_table(report: Report) -> Any:
     if "largest_model" in report["stages"][0]:
         more.append("largest model")
     title = "sent by a rank in a step" + (f", and what fits into {bytes_text(memory)}" if memory else "")
-    table = _table("stage", "gradients", "parameters", "total", *more, title=title)
+    names = list(report["stages"][0]["sent"])
+    names = names if len(names) <= 3 else names[:-1]  # of more, the total would not fit beside them
+    table = _table("stage", *names, *more, title=title)
     for row in report["stages"]:
-        cells = [bytes_text(row["sent"][name]) for name in ("gradients", "parameters", "total")]
+        cells = [bytes_text(row["sent"][name]) for name in names]
         if memory is not None:
             ranks = row["smallest_ranks"]
             cells += ["yes" if row["fits"] else "no", "none" if ranks is None else f"{ranks:,}"]

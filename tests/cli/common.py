@@ -4,9 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from minigrad.cli import report as cli_report
+from minigrad.cli import training_run
+from minigrad.cli.main import main
 
 TINY = ["--layers", "1", "--width", "16", "--heads", "2", "--context", "16", "--batch", "7"]
 
@@ -27,6 +33,49 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def losses(folder: Path) -> list[float]:
     """The loss of every step of a run."""
     return [step["loss"] for step in metrics(folder)]
+
+
+# ----- Runs on many ranks beside one on a single rank -----
+
+STEPS = 6
+TOLERANCE = {"float64": 1e-10, "float32": 1e-6, "mixed-float16": 2e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    """Show no progress, and waste no time at the end: there are many of these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIGRAD_PROGRESS", "off")
+        patch.setattr(training_run, "FINAL_VALIDATION_SEQUENCES", 9)
+        patch.setattr(cli_report, "SAMPLE_TOKENS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+def words(text: Path, out: Path, *more: str, precision: str = "float64") -> list[str]:
+    sizes = [*TINY, "--layers", "2", "--dropout", "0.1", "--precision", precision, "--text", str(text)]
+    return ["train", *sizes, "--steps", str(STEPS), "--save-every", "3", "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def alone(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run on one rank that shares nothing out, by precision."""
+    folder = tmp_path_factory.mktemp("alone")
+    for precision in TOLERANCE:
+        assert main(words(text, folder / precision, precision=precision)) == 0
+    return {precision: folder / precision for precision in TOLERANCE}
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+# ----- Processes -----
 
 
 def environment() -> dict[str, str]:

@@ -83,9 +83,53 @@ def test_the_drawing_shows_a_bar_for_each_stage(tmp_path, capsys) -> None:
     capsys.readouterr()
 
 
+MESH = ["--model", GPT, "--data", "3", "--pipeline", "2", "--tensor", "2", "--microbatches", "4"]
+
+
+def test_a_mesh_shows_what_its_ranks_hold_and_send(capsys) -> None:
+    found = report(capsys, *MESH, "--memory", "1e6")
+    assert (found["ranks"], found["microbatches"]) == (12, 4)
+    mesh = found["mesh"]
+    assert [mesh[axis] for axis in ("data", "pipeline", "tensor")] == [3, 2, 2]
+    first, last = mesh["places"]
+    assert (first["layers"], last["layers"]) == (["wte", "wpe", "h.0"], ["h.1", "ln_f", "lm_head"])
+    for row in found["stages"]:
+        held = [place["memory"][str(row["stage"])]["total"] for place in mesh["places"]]
+        assert row["memory"]["total"] == max(held) == held[row["place"]]
+        assert row["sent"]["total"] == sum(row["sent"][name] for name in row["sent"] if name != "total")
+        assert row["sent"]["tensor"] > row["sent"]["pipeline"] > 0
+        assert row["smallest_ranks"] == 4  # one copy fits
+    alone = report(capsys, "--model", GPT)
+    assert found["parameters"] == alone["parameters"]
+    assert max(first["parameters"], last["parameters"]) < alone["parameters"] / 3
+    assert report(capsys, *MESH[2:], "--model", GPT, "--ranks", "12")["mesh"] == mesh
+    tight = report(capsys, *MESH, "--memory", "1")
+    assert [row["smallest_ranks"] for row in tight["stages"]] == [None] * 4
+
+
+def test_a_mesh_is_printed_and_drawn(tmp_path, capsys) -> None:
+    path = tmp_path / "plan.svg"
+    assert main(["plan", *MESH, "--memory", "1e6", "-o", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "12 ranks (data 3 × pipeline 2 × tensor 2)" in out
+    assert "h.1 to lm_head" in out
+    assert "│ stage │" in out.replace("┃", "│")
+    assert "fewest ranks" in out
+    assert re.findall(r">stage (\d)<", path.read_text(encoding="utf-8")) == ["0", "1", "2", "3"]
+
+
+def test_data_alone_is_as_many_ranks(capsys) -> None:
+    assert report(capsys, "--model", GPT, "--data", "3") == report(capsys, "--model", GPT, "--ranks", "3")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--parameters", "1e9", "--pipeline", "2"], "need --model"),
+        (["--model", GPT, "--pipeline", "2", "--ranks", "3"], "3 ranks cannot be divided into copies of 2"),
+        (["--model", GPT, "--data", "2", "--ranks", "3"], "are 2 ranks, and --ranks is 3"),
+        (["--model", GPT, "--pipeline", "7"], "cannot share 6 layers"),
+        (["--model", GPT, "--pipeline", "2", "--schedule", "zb"], "no schedule 'zb'"),
         ([], "required"),
         (["--parameters", "1e9", "--model", GPT], "not allowed"),
         (["--parameters", "many"], "7.5e9"),

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from minigrad import dist, nn
-from minigrad.cli import report as cli_report
 from minigrad.cli import training_run
 from minigrad.cli.main import build_parser, main
 from minigrad.cli.run_folder import RunFolder
@@ -21,44 +20,9 @@ from minigrad.cli.training_run import Plan
 from minigrad.dist import World, checkpoint, checkpoint_saving, launch
 from minigrad.nn import amp
 from minigrad.nn.text import text_from_files
-from tests.cli.common import TINY, losses, metrics, write_text
+from tests.cli.common import STEPS, TOLERANCE, alone, losses, metrics, quiet, report, text, words
 
-STEPS = 6
-TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
-    """Show no progress, and waste no time at the end: there are many of these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINIGRAD_PROGRESS", "off")
-        patch.setattr(training_run, "FINAL_VALIDATION_SEQUENCES", 9)
-        patch.setattr(cli_report, "SAMPLE_TOKENS", 2)
-        yield
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-def words(text: Path, out: Path, *more: str, precision: str = "float64") -> list[str]:
-    sizes = [*TINY, "--layers", "2", "--dropout", "0.1", "--precision", precision, "--text", str(text)]
-    return ["train", *sizes, "--steps", str(STEPS), "--save-every", "3", "--out", str(out), *more]
-
-
-@pytest.fixture(scope="module")
-def alone(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run on one rank that shares nothing out, by precision."""
-    folder = tmp_path_factory.mktemp("alone")
-    for precision in (*TOLERANCE, "mixed-float16"):
-        assert main(words(text, folder / precision, precision=precision)) == 0
-    return {precision: folder / precision for precision in (*TOLERANCE, "mixed-float16")}
-
-
-def report(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return found
+__all__ = ["alone", "quiet", "text"]  # fixtures
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import minigrad as mg
 from minigrad import dist, nn, random
 from minigrad.dist.mesh import Mesh
+from minigrad.dist.mesh_zero import MeshZeRO
 from minigrad.dist.tensor_parallel import ParallelGPT, layouts_of, tensor_parallel
-from minigrad.dist.tensor_parallel_zero import TensorParallelZeRO
 from minigrad.dist.verbs import balanced_counts
 from minigrad.dist.world import World
 from minigrad.nn.gpt import GPT, GPTConfig
@@ -111,7 +111,7 @@ def whole_gradients(model: ParallelGPT) -> State:
 
 def train(world: World, case: Case) -> Result:
     """This rank's part of the same run."""
-    mesh = Mesh(world, data=case.data, tensor=case.tensor)
+    mesh = Mesh(world, data=case.data, pipeline=1, tensor=case.tensor)
     axis = mesh.axis("data")
     model: ParallelGPT = tensor_parallel(
         whole_model(case), mesh.axis("tensor"), sequence=case.sequence, algorithm=case.algorithm
@@ -119,9 +119,7 @@ def train(world: World, case: Case) -> Result:
     optimizer = case.optimizer(model.parameters())
     zero = None
     if case.stage is not None:
-        zero = TensorParallelZeRO(
-            model, optimizer, axis, stage=case.stage, max_norm=case.max_norm, bucket_bytes=300
-        )
+        zero = MeshZeRO(model, optimizer, mesh, stage=case.stage, max_norm=case.max_norm, bucket_bytes=300)
     first = sum(balanced_counts(case.samples, axis.size)[: axis.rank])
     rows = range(first, first + balanced_counts(case.samples, axis.size)[axis.rank])
     found = Result({}, {}, [], [])
@@ -148,7 +146,7 @@ def train(world: World, case: Case) -> Result:
     return found
 
 
-def gathered(model: ParallelGPT) -> State:
+def gathered(model: Any) -> State:
     return {name: x.data.copy() for name, x in model.gathered_state_dict().items()}
 
 

@@ -71,6 +71,17 @@ def test_ordered_sums_are_the_same_to_the_bit_at_every_stage() -> None:
             np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("algorithm", ["ring", "halving"])
+def test_copies_of_a_tied_embedding_stay_alike_to_the_bit_on_three_data_ranks(
+    stage: int, algorithm: str
+) -> None:
+    """The two lie at different places of different buckets; `compare` sees whether one bit is different."""
+    for bucket_bytes in (300, 3000):
+        options = {"stage": stage, "algorithm": algorithm, "bucket_bytes": bucket_bytes}
+        check(Case(7, 3, 2, options={"microbatches": 2}, zero=options))
+
+
 @pytest.mark.parametrize("mixed", [False, True], ids=["float64", "mixed"])
 @pytest.mark.parametrize("coordinates", [{"pipeline": 0, "tensor": 1}, {"pipeline": 1, "tensor": 0}])
 def test_what_is_not_finite_on_one_rank_is_left_out_by_all(coordinates: dict[str, int], mixed: bool) -> None:

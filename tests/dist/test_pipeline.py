@@ -232,6 +232,28 @@ def small(world: World, **options) -> Pipeline:
     return Pipeline(chosen.pop("layers"), **chosen)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("way", ["shared", "unnamed"])
+def test_one_stream_of_random_numbers_in_two_stages(ranks, way):
+    """On one rank the second dropout draws anew; in a stage of its own it would draw the first one's mask."""
+
+    def main(world: World, p: float) -> None:
+        drop = nn.Dropout(p, stream="drop")
+        chosen = {
+            "shared": [nn.Linear(3, 3), drop, nn.Linear(3, 3), drop],
+            "unnamed": [nn.Linear(3, 3), lambda: nn.Dropout(p), nn.Linear(3, 3), lambda: nn.Dropout(p)],
+        }[way]
+        if way == "unnamed" and world.size == 1:
+            return  # one rank numbers them
+        schedule = make("interleaved", world.size, 2, virtual=2 // world.size)
+        Pipeline(chosen, balance=[2, 2], schedule=schedule, loss=mean_square, world=world)
+
+    dist.spawn(main, ranks=ranks, arguments=(0.0,))
+    if way == "shared" or ranks == 2:
+        with pytest.raises(UsageError, match="stages 0 and 1 draw from one stream of random numbers, 'drop"):
+            dist.spawn(main, ranks=ranks, arguments=(0.5,))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,7 +7,7 @@ import minigrad as mg
 from minigrad import dist, nn
 from minigrad.dist.partitioning import balance
 from minigrad.dist.pipeline import Pipeline
-from minigrad.dist.pipeline_costs import layer_flops, layer_seconds, profile
+from minigrad.dist.pipeline_costs import layer_flops, layer_seconds, pause, profile
 from minigrad.dist.schedule import B, F, I, Kind, W
 from minigrad.dist.schedules import make
 from minigrad.dist.timing import Costs, measured, simulate
@@ -55,6 +55,18 @@ def test_a_profile_of_the_model_is_the_model():
     seconds = profile([timeline])
     assert seconds == {(s, kind): cost for s in range(3) for kind, cost in ((F, 2), (I, 3), (W, 2))}
     assert simulate(schedule, measured(seconds)).makespan == timeline.makespan
+
+
+@pytest.mark.parametrize("name", ["naive", "gpipe", "1f1b", "zb-h1", "interleaved"])
+@pytest.mark.parametrize("link", [0, 0.75])
+def test_the_pause_of_the_model_is_the_models_however_often_ranks_wait(name, link):
+    schedule = make(name, 3, 6, virtual=2 if name == "interleaved" else 1)
+    for between in (0, 0.25):
+        assert pause([simulate(schedule, Costs(2, 5, 2), link=link, between=between)]) == between
+
+
+def test_no_pause_is_known_where_everybody_waits():
+    assert pause([simulate(make("gpipe", 3, 1).only((F,)), Costs())]) == 0
 
 
 def test_a_real_run_can_be_predicted_again():

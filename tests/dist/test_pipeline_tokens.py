@@ -1,14 +1,19 @@
-"""Token slices through a pipeline give what whole sequences give, gradients into other slices included."""
+"""A GPT through a pipeline: its tied embedding, tokens that do not count; which slices are refused.
+
+That slices give what whole sequences give: test_token_parallel.py.
+"""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import dist, nn
+from minigrad.dist.mesh_gpt import loss_of_logits
 from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.pipeline_gpt import gpt_layers, token_loss
+from minigrad.dist.single import SingleWorld
+from minigrad.dist.tensor_parallel import tensor_parallel
+from minigrad.dist.token_parallel import token_layers
 from minigrad.dist.world import World
 from minigrad.errors import UsageError
 from minigrad.nn.gpt import GPT, GPTConfig
@@ -43,10 +48,15 @@ def alone(samples: int) -> tuple[dict[str, np.ndarray], list[float]]:
     return {name: x.data.copy() for name, x in model.state_dict().items()}, losses
 
 
+def chain(model: GPT, sliced: bool) -> dict[str, nn.Module]:
+    """The layers of a GPT for whole sequences, or for slices of them."""
+    return token_layers(tensor_parallel(model, SingleWorld())) if sliced else gpt_layers(model)
+
+
 def in_stages(
     world: World, samples: int, chunks: int, options: dict
 ) -> tuple[dict[str, np.ndarray], list[float]]:
-    layers = gpt_layers(GPT(CONFIG, dtype="float64"), sliced="slices" in options)
+    layers = chain(GPT(CONFIG, dtype="float64"), "slices" in options)
     pipeline = Pipeline(layers, chunks=chunks, loss=token_loss, world=world, **options)
     learner = optimizer(pipeline.parameters())
     losses = []
@@ -68,55 +78,12 @@ def compare(found, expected) -> None:
             np.testing.assert_allclose(value, state[name], rtol=1e-10, atol=1e-10, err_msg=name)
 
 
-@st.composite
-def slicings(draw) -> list[int]:
-    cuts = sorted(draw(st.sets(st.integers(1, LENGTH - 1), max_size=4)))
-    return [stop - start for start, stop in zip([0, *cuts], [*cuts, LENGTH], strict=True)]
-
-
-@settings(max_examples=25)
-@given(
-    ranks=st.integers(1, 4),
-    slices=slicings(),
-    chunks=st.integers(1, 3),
-    extra=st.integers(0, 1),
-    recompute=st.booleans(),
-)
-def test_equal_to_whole_sequences(ranks, slices, chunks, extra, recompute):
-    options = {"schedule": "terapipe", "slices": slices, "recompute": recompute}
-    found = dist.spawn(in_stages, ranks=ranks, arguments=(chunks + extra, chunks, options))
-    compare(found, alone(chunks + extra))
-
-
-def test_the_instance_of_the_paper_on_two_ranks():
-    options = {"schedule": "terapipe", "slices": [5, 4, 3]}
-    compare(dist.spawn(in_stages, ranks=2, arguments=(2, 1, options)), alone(2))
-
-
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 def test_a_gpt_with_its_tied_embedding_on_two_stages(schedule):
     found = dist.spawn(in_stages, ranks=3, arguments=(4, 3, {"schedule": schedule}))
     compare(found, alone(4))
     parts = [part for part, _ in found]
     np.testing.assert_array_equal(parts[0]["wte.weight"], parts[2]["lm_head.weight"])
-
-
-def test_gradients_flow_into_earlier_keys_and_values():
-    """Without them the first slice would learn as if nobody looked back at it."""
-
-    def main(world: World, slices: list[int]) -> np.ndarray:
-        model = GPT(CONFIG, dtype="float64")
-        pipeline = Pipeline(
-            gpt_layers(model, sliced=True), slices=slices, schedule="terapipe", loss=token_loss, world=world
-        )
-        pipeline.step(*batch(0, 1))
-        gradient = model.h[0].attn.c_attn.weight.grad
-        assert gradient is not None
-        return gradient.data.copy()
-
-    [whole] = dist.spawn(main, ranks=1, arguments=([12],))
-    [sliced] = dist.spawn(main, ranks=1, arguments=([5, 4, 3],))
-    np.testing.assert_allclose(sliced, whole, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("slices", [(), (5, 4, 3)])
@@ -126,12 +93,10 @@ def test_tokens_that_do_not_count_are_unevenly_spread(slices):
     targets[0, 2:] = targets[3, :5] = -100
     count = int((targets != -100).sum())
 
-    def sums(logits: mg.Tensor, wanted) -> mg.Tensor:
-        return cross_entropy(logits, wanted, reduction="sum")
-
     def main(world: World) -> tuple[float, dict[str, np.ndarray]]:
-        layers = gpt_layers(GPT(CONFIG, dtype="float64"), sliced=bool(slices))
-        schedule = "terapipe" if slices else "1f1b"
+        model = GPT(CONFIG, dtype="float64")
+        layers, schedule = chain(model, bool(slices)), "terapipe" if slices else "1f1b"
+        sums = loss_of_logits(model)
         pipeline = Pipeline(layers, chunks=3, loss=sums, world=world, schedule=schedule, slices=slices)
         loss = float(pipeline.step(tokens, targets, count=count))
         return loss, {
@@ -171,6 +136,11 @@ def make(world: World, layers, **options) -> Pipeline:
             {"schedule": "terapipe", "slices": [2, 2]},
             r"layer 0 \(Mixing\) may look at other tokens",
         ),
+        (
+            gpt_layers(GPT(CONFIG)),
+            {"schedule": "terapipe", "slices": [2, 2]},
+            r"layer wpe \(Positions\) may look at other tokens.*token_layers",
+        ),
         ([nn.Linear(2, 2)], {"schedule": "1f1b", "slices": [2, 2]}, "has 1 token slices, and 2 lengths"),
         ([nn.Linear(2, 2)], {"schedule": "terapipe", "slices": [2, 0]}, "lengths of slices"),
     ],
@@ -180,13 +150,10 @@ def test_what_cannot_be_sliced(layers, options, message):
         dist.spawn(lambda world: make(world, layers, **options), ranks=1)
 
 
-def test_dropout_and_wrong_lengths():
-    with pytest.raises(UsageError, match=r"token slices of a GPT with dropout 0\.1"):
-        gpt_layers(GPT(GPTConfig(layers=1, width=8, dropout=0.1)), sliced=True)
-
+def test_wrong_lengths():
     def main(world: World) -> None:
-        model = GPT(CONFIG, dtype="float64")
-        pipeline = make(world, gpt_layers(model, sliced=True), schedule="terapipe", slices=[5, 4])
+        layers = chain(GPT(CONFIG, dtype="float64"), True)
+        pipeline = make(world, layers, schedule="terapipe", slices=[5, 4])
         pipeline.step(*batch(0, 1))
 
     with pytest.raises(UsageError, match=r"token slices of \[5, 4\] cut axis 1 of 9"):

@@ -70,8 +70,7 @@ def in_stages(
         **options,
     )
     pipeline.step(*data(samples, seed))
-    assert pipeline._updates is not None
-    held = [versions.most_held for versions in pipeline._updates.versions.values()]
+    held = [versions.most_held for versions in pipeline.weight_versions.values()]
     return {s: [p.data.copy() for p in stage.parameters()] for s, stage in pipeline.stages.items()}, held
 
 

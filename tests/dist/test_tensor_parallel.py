@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from minigrad import dist, nn
 from minigrad.dist.mesh import Mesh
-from minigrad.dist.single import SingleWorld
+from minigrad.dist.mesh_zero import MeshZeRO
 from minigrad.dist.tensor_parallel import tensor_parallel
 from minigrad.dist.tensor_parallel_layout import ParameterPart
-from minigrad.dist.tensor_parallel_zero import TensorParallelZeRO
 from minigrad.dist.world import World
 from minigrad.nn.amp import GradScaler
 from minigrad.nn.gpt import GPTConfig
@@ -76,11 +75,9 @@ def test_what_all_ranks_have_is_measured_once():
     """(LAMB's ratio of two norms would not show it.)"""
 
     def main(world: World) -> np.ndarray:
-        mesh = Mesh(world, data=2, tensor=3)
+        mesh = Mesh(world, data=2, pipeline=1, tensor=3)
         model = tensor_parallel(whole_model(Case()), mesh.axis("tensor"))
-        zero = TensorParallelZeRO(
-            model, nn.optim.LAMB(model.parameters()), mesh.axis("data"), stage=1, max_norm=1.0
-        )
+        zero = MeshZeRO(model, nn.optim.LAMB(model.parameters()), mesh, stage=1, max_norm=1.0)
         squares = np.ones((2, len(zero.optimizer.parameters)))
         zero._sum_squares(squares)
         parts = [isinstance(parameter, ParameterPart) for parameter in zero.optimizer.parameters]
@@ -106,11 +103,12 @@ def test_an_overflow_on_one_rank_is_everybodys(stage):
     case = Case(stage=stage, tensor=3)
 
     def main(world: World) -> None:
-        model = tensor_parallel(whole_model(case), world)
+        mesh = Mesh(world, data=1, pipeline=1, tensor=3)
+        model = tensor_parallel(whole_model(case), mesh.axis("tensor"))
         before = {name: p.data.copy() for name, p in model.named_parameters()}
         scaler = GradScaler(init_scale=4.0)
         optimizer = nn.optim.AdamW(model.parameters(), lr=0.01)
-        zero = TensorParallelZeRO(model, optimizer, SingleWorld(), stage=stage, scaler=scaler, max_norm=1.0)
+        zero = MeshZeRO(model, optimizer, mesh, stage=stage, scaler=scaler, max_norm=1.0)
         scaler.scale(loss_of(model, case, 0, range(3))).backward()
         if world.rank == 1:
             model.h[0].mlp.c_fc.weight.grad.data[0, 0] = np.inf

@@ -10,8 +10,8 @@ import pytest
 from minigrad import dist, nn
 from minigrad.dist import checkpoint
 from minigrad.dist.mesh import Mesh
+from minigrad.dist.mesh_zero import MeshZeRO
 from minigrad.dist.tensor_parallel import tensor_parallel
-from minigrad.dist.tensor_parallel_zero import TensorParallelZeRO
 from minigrad.dist.verbs import balanced_counts
 from minigrad.dist.world import World
 from minigrad.nn.gpt import GPT
@@ -20,17 +20,15 @@ from tests.dist.tensor_training import Case, State, gathered, loss_of, reference
 CASE = Case(samples=4, max_norm=0.3)
 
 
-def start(world: World, case: Case) -> tuple[TensorParallelZeRO, Mesh]:
-    mesh = Mesh(world, data=case.data, tensor=case.tensor)
+def start(world: World, case: Case) -> tuple[MeshZeRO, Mesh]:
+    mesh = Mesh(world, data=case.data, pipeline=1, tensor=case.tensor)
     model = tensor_parallel(whole_model(case), mesh.axis("tensor"), sequence=case.sequence)
     optimizer = nn.optim.AdamW(model.parameters(), lr=0.01)
-    zero = TensorParallelZeRO(
-        model, optimizer, mesh.axis("data"), stage=case.stage or 0, max_norm=case.max_norm, bucket_bytes=300
-    )
+    zero = MeshZeRO(model, optimizer, mesh, stage=case.stage or 0, max_norm=case.max_norm, bucket_bytes=300)
     return zero, mesh
 
 
-def steps(zero: TensorParallelZeRO, mesh: Mesh, case: Case, numbers: range) -> State:
+def steps(zero: MeshZeRO, mesh: Mesh, case: Case, numbers: range) -> State:
     axis = mesh.axis("data")
     first = sum(balanced_counts(case.samples, axis.size)[: axis.rank])
     rows = range(first, first + balanced_counts(case.samples, axis.size)[axis.rank])

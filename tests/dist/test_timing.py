@@ -96,6 +96,15 @@ def test_a_message_takes_its_time_and_a_link_carries_one_at_a_time():
     assert [span.start for span in timeline.of(1) if span.action.kind is F] == [4, 7, 10]
 
 
+def test_a_pause_after_each_computation():
+    """F0 F1 B0 B1 on two stages: what rank 0 hands on leaves a pause late, and so does what comes back."""
+    timeline = simulate(make("gpipe", 2, 2), Costs(1, 2, link=0.5), between=0.25)
+    assert [span.start for span in timeline.of(0)] == [0, 1.25, 7, 9.25]
+    assert [span.start for span in timeline.of(1)] == [1.75, 3, 4.25, 6.5]
+    assert timeline.makespan == 11.25
+    assert timeline.idle == [11.25 - 6] * 2
+
+
 def test_measured_costs():
     seconds = {(0, F): 1.0, (0, B): 2.0, (1, F): 3.0, (1, I): 1.0, (1, W): 1.5}
     timeline = simulate(make("gpipe", 2, 1), measured(seconds))

@@ -87,7 +87,7 @@ def slicings(draw: st.DrawFn) -> list[int]:
 
 @settings(max_examples=25)
 @given(
-    mesh=st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (2, 3), (1, 4)]),
+    mesh=st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (4, 1), (2, 3), (1, 4)]),
     slices=slicings(),
     chunks=st.integers(1, 2),
     sequence=st.booleans(),

@@ -64,9 +64,26 @@ def test_each_receive_has_an_arrow_from_its_send(ranks, steps) -> None:
         assert send.start_seconds <= receive.stop_seconds
 
 
+def test_arrows_go_by_tag_and_not_by_order() -> None:
+    def crossed(world):
+        with Trace(world) as trace:
+            verb = world.start_send if world.rank == 0 else world.start_receive
+            tags = (1, 2, 2) if world.rank == 0 else (2, 1, 2)
+            for request in [verb(numpy.ones(3), 1 - world.rank, tag=tag) for tag in tags]:
+                request.wait()
+        return trace.gather()
+
+    recording = dist.spawn(crossed, ranks=2)[0]
+    arrows = recording.arrows()
+    assert len(arrows) == 3
+    for pair in arrows:
+        source, target = (recording.events[place].details["tag"] for place in pair)
+        assert source == target
+
+
 def overlapping(ranks: int) -> Recording:
     """A made-up recording in which messages overlap, with times that are exact."""
-    message = {"purpose": "activations", "bytes_sent": 8, "bytes_received": 8}
+    message = {"purpose": "activations", "bytes_sent": 8, "bytes_received": 8, "tag": 0}
     events = [Event(0, "computing", "forward", 0.0, 0.25, {"step": 1})]
     for rank, start in itertools.product(range(ranks), (0.125, 0.25, 0.5)):
         events.append(Event(rank, "messages", "send", start, start + 0.5, {**message, "peer": 1 - rank}))

@@ -172,7 +172,7 @@ def read_only() -> np.ndarray:
     ("misuse", "kind", "message"),
     [
         (lambda w: w.all_reduce(np.zeros((4, 4))[:, 1]), ShapeError, "not C-contiguous"),
-        (lambda w: w.all_reduce([1.0, 2.0]), DTypeError, "a list as array"),
+        (lambda w: w.all_reduce([1.0, 2.0]), DTypeError, "got array of type list"),
         (lambda w: w.all_reduce(np.array(["a"])), DTypeError, "native numbers"),
         (lambda w: w.all_reduce(np.zeros(2, ">f8")), DTypeError, "native numbers"),
         (lambda w: w.all_reduce(np.zeros(2, bool)), DTypeError, "bool to take the sum of"),
