@@ -75,9 +75,28 @@ def figure(name: str, svg: str | Sequence[str], caption: str, *, labels: Sequenc
 
 
 def device(world: World) -> str:
-    """Where a rank computes: `cpu`, or with MINIGRAD_DEVICE=gpu the GPU that its local rank is dealt."""
+    """Where a rank computes: "cpu", or with MINIGRAD_DEVICE=gpu the GPU that its local rank is dealt.
+
+    That GPU becomes the one of this rank's thread. Ranks beyond the number of GPUs share them; stderr says
+    who has which. Raises DeviceError where there is no GPU.
+    """
     if os.environ.get("MINIGRAD_DEVICE", "cpu") != "gpu":
         return "cpu"
     from minigrad import backend
 
-    return f"gpu:{world.local_rank % backend.gpu().count()}"
+    count = backend.gpu().count()
+    place = f"gpu:{world.local_rank % count}"
+    backend.gpu().use(place)
+    one_host = world.local_size == world.size  # where rank 0 speaks for all; else each for itself
+    if world.size not in _told and (world.rank == 0 or not one_host):
+        _told.add(world.size)
+        dealt = {rank: f"gpu:{rank % count}" for rank in range(world.size)}
+        lines = [
+            f"rank {rank} of {world.size} computes on {where}"
+            for rank, where in (dealt if one_host else {world.rank: place}).items()
+        ]
+        print("; ".join(lines), file=sys.stderr, flush=True)
+    return place
+
+
+_told: set[int] = set()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -21,8 +22,14 @@ ONE_HOT_UP_TO = 4096
 every time.
 """
 
+ONE_HOT_ENTRIES = 1 << 24
+"""Entries of that matrix which are there at one time."""
+
 INVERSES = ["asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh"]
 """Functions that older releases know as arcsin, ... only."""
+
+BITS = ["invert", "left_shift", "right_shift"]
+"""What the standard calls bitwise_invert, ..."""
 
 
 C, K = math.sqrt(2 / math.pi), 0.044715  # of GELU's approximation, tanh(C (x + K x³))
@@ -135,17 +142,30 @@ class CupyNamespace(LibrarySelecting, Namespace):
             ("concat", "concatenate"),
             ("pow", "power"),
             *((name, name.replace("a", "arc", 1)) for name in INVERSES),
+            *((f"bitwise_{name}", name) for name in BITS),
         ):
             setattr(self, name, getattr(cupy, name, None) or getattr(cupy, other))
 
     def matrix_transpose(self, x: Array) -> Array:
         return x.swapaxes(-1, -2)
 
+    def sign(self, x: Array, *, out: Array | None = None) -> Array:
+        signs = self.module.sign(x)
+        if x.dtype.kind == "f":
+            signs = self.where(x != x, x, signs)  # CuPy's of NaN is 0
+        if out is None:
+            return signs
+        out[...] = signs
+        return out
+
     def vecdot(self, x: Array, y: Array) -> Array:
         return (x * y).sum(axis=-1)
 
     def asarray(self, x: Any, *, dtype: Any = None, copy: bool | None = None) -> Array:
         return self.module.array(x, dtype=dtype, copy=True) if copy else self.module.asarray(x, dtype=dtype)
+
+    def reshape(self, x: Array, shape: Any) -> Array:
+        return x.reshape(shape)  # an index may lie on the host still, and CuPy takes that there
 
     def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
         product = self.module.matmul(x, y)
@@ -156,7 +176,22 @@ class CupyNamespace(LibrarySelecting, Namespace):
 
     def cut_windows(self, x: Array, geometry: Geometry) -> Array:
         """All windows: (..., sizes) → (..., kernel, counts), a view without a copy."""
-        return self.module.asarray(strided(self.module.lib.stride_tricks.as_strided, x, geometry))
+        # CuPy's as_strided says of no base that it shows; a view of it has one, so that nobody writes there.
+        return self.module.asarray(strided(self.module.lib.stride_tricks.as_strided, x, geometry)).view()
+
+    def unindex(self, values: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
+        parts = index if isinstance(index, tuple) else (index,)
+        if not backend.deterministic or not any(hasattr(part, "__len__") for part in parts):
+            return self.atomic(values, index, shape)
+        size = math.prod(shape)
+        places = self.arange(size).reshape(shape)[index]
+        rows = values.reshape(values.size, 1)
+        return self.segments(rows, places.reshape(values.size), size).reshape(shape)
+
+    def atomic(self, values: Array, index: Any, shape: tuple[int, ...]) -> Array:
+        """`values` added into `zeros(shape)[index]`, where an index repeats itself in any order."""
+        add = super().unindex
+        return addable(values, lambda wide: add(wide, index=index, shape=shape))
 
     def scatter_add(self, values: Array, indices: Array, rows: int) -> Array:
         """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array.
@@ -165,15 +200,25 @@ class CupyNamespace(LibrarySelecting, Namespace):
         order, so that two runs can differ in the last bits, unless `mg.use_deterministic()` asks for sorted
         segments, added up one after the other.
         """
+        indices = self.asarray(indices)  # CuPy reads by a host's indices as well
         indices = self.where(indices < 0, indices + rows, indices)
         if rows <= ONE_HOT_UP_TO:
-            hot = (self.arange(rows)[:, None] == indices[None, :]).astype(values.dtype)
-            return self.matmul(hot, values)
+            return self.by_products(values, indices, rows)
         if backend.deterministic:
             return self.segments(values, indices, rows)
-        out = self.zeros((rows, values.shape[1]), dtype=values.dtype)
-        self.add.at(out, indices, values)
-        return out
+        return self.atomic(values, indices, (rows, values.shape[1]))
+
+    def by_products(self, values: Array, indices: Array, rows: int) -> Array:
+        """A scatter-add as products with a 0/1 matrix, a part of its columns at a time."""
+        numbers, out = self.arange(rows)[:, None], self.zeros((rows, values.shape[1]), dtype=values.dtype)
+        sound = self.isfinite(values)
+        step = max(ONE_HOT_ENTRIES // max(rows, 1), 1)
+        for start in range(0, len(values), step):
+            part = slice(start, start + step)
+            hot = (numbers == indices[None, part]).astype(values.dtype)
+            out += self.matmul(hot, self.where(sound[part], values[part], 0).astype(values.dtype))
+        # 0 · ∞ would be NaN in every row. The order does not matter here, for ∞ and NaN absorb all else.
+        return out + self.atomic(self.where(sound, 0, values), indices, out.shape)
 
     def segments(self, values: Array, indices: Array, rows: int) -> Array:
         """A scatter-add whose sums come in the order of i every time."""
@@ -181,17 +226,19 @@ class CupyNamespace(LibrarySelecting, Namespace):
         indices = indices.astype("int64")
         order = self.argsort(indices * max(count, 1) + self.arange(count))  # no two alike: any sort is stable
         starts = self.searchsorted(indices[order], self.arange(rows + 1))
-        out = self.empty((rows, values.shape[1]), dtype=values.dtype)
-        return self.kernels.sums(self.ascontiguousarray(values), order, starts, out)
+
+        def add(wide: Array) -> Array:
+            out = self.empty((rows, wide.shape[1]), dtype=wide.dtype)
+            return self.kernels.sums(self.ascontiguousarray(wide), order, starts, out)
+
+        return addable(values, add)
 
     def add_at(self, values: Array, places: Array, rows: int) -> Array:
         if rows * places.size <= ONE_HOT_UP_TO**2 // 4:
             return self.scatter_add(values, places, rows)
         if backend.deterministic:
             return self.segments(values, places, rows)
-        out = self.zeros((rows, 1), dtype=values.dtype)
-        self.add.at(out, places, values)
-        return out
+        return self.atomic(values, places, (rows, 1))
 
     def device(self, array: Array) -> str:
         return f"gpu:{array.device.id}"
@@ -220,6 +267,22 @@ class CupyNamespace(LibrarySelecting, Namespace):
 
     def use(self, device: str) -> None:
         self.on(device).use()
+
+
+def addable(values: Array, add: Callable[[Array], Array]) -> Array:
+    """`add(values)` in a dtype that GPUs add up, one after the other: half precision in float32.
+
+    There are no atomic additions of some integers. The bits of a sum of 64-bit ones are the same with and
+    without a sign, and narrower ones fit into 32.
+    """
+    dtype = values.dtype
+    if dtype == backend.float16:
+        return add(values.astype(backend.float32)).astype(dtype)
+    if dtype.kind not in "iu" or dtype in (backend.int32, backend.uint32, backend.uint64):
+        return add(values)
+    if dtype == backend.int64:
+        return add(values.view(backend.uint64)).view(dtype)
+    return add(values.astype(backend.int32)).astype(dtype)
 
 
 def load() -> CupyNamespace:

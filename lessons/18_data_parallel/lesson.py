@@ -16,7 +16,7 @@ Minutes: 90
 # up cheaply, how not to weigh samples wrongly, and what a larger batch asks of the learning rate.
 #
 # This script runs as it stands: its ranks are then threads of one process. `minigrad run -n 4 18` runs the same on four
-# processes, and prints the same.
+# processes, and prints the same. Add `--device gpu`, and each rank computes on a GPU of its own: losses agree with the CPU's to $10^{-9}$.
 
 # %%
 import itertools
@@ -30,8 +30,9 @@ from minigrad import dist
 from minigrad.dist.pictures import messages_of
 from minigrad.draw import line_chart
 from minigrad.draw_arrows import message_arrows
-from minigrad.lessons import figure, on_ranks, quick, say
+from minigrad.lessons import figure, kit, on_ranks, quick, say
 
+here = kit.device(dist.world())  # "cpu", or this rank's GPU
 images, labels = load_digits(return_X_y=True)
 order = np.random.default_rng(0).permutation(len(images))
 images, labels = images[order] / 16.0, labels[order]
@@ -49,11 +50,12 @@ images, labels = images[order] / 16.0, labels[order]
 
 # %%
 def loss_sum(weights, x, y):
-    """Softmax regression: the summed loss of some samples."""
-    return mg.cross_entropy(mg.tensor(x) @ weights, y, reduction="sum")
+    """Softmax regression: the summed loss of some samples, computed where the weights are."""
+    x, y = (mg.tensor(array, device=weights.device) for array in (x, y))
+    return mg.cross_entropy(x @ weights, y, reduction="sum")
 
 
-start = mg.tensor(np.random.default_rng(1).normal(size=(64, 10)) * 0.1)
+start = mg.tensor(np.random.default_rng(1).normal(size=(64, 10)) * 0.1, device=here)
 x, y = images[:100], labels[:100]
 whole = mg.grad(loss_sum)(start, x, y).numpy() / 100
 parts = [mg.grad(loss_sum)(start, x[cut], y[cut]).numpy() for cut in (slice(0, 60), slice(60, 100))]
@@ -70,9 +72,9 @@ def gradient_on(world):
     counts = [100 - 10 * (world.size - 1)] + [10] * (world.size - 1)
     first = sum(counts[: world.rank])
     part = slice(first, first + counts[world.rank])
-    gradient = mg.grad(loss_sum)(start, x[part], y[part]).numpy() / 100
-    world.all_reduce(gradient, purpose="gradients")
-    return float(np.abs(gradient - whole).max())
+    gradient = mg.grad(loss_sum)(start.to(device=kit.device(world)), x[part], y[part]) / 100
+    world.all_reduce(gradient.data, purpose="gradients")
+    return float(np.abs(gradient.numpy() - whole).max())
 
 
 error = on_ranks(gradient_on)[0]
@@ -106,7 +108,7 @@ figure("ring", arrows, "Every message of a ring all-reduce, from carrying it out
 # %%
 def traffic(world, algorithm, elements):
     """What one all-reduce moves: bytes that this rank sends, and rounds in which it waits."""
-    array = np.ones(elements)
+    array = mg.ones(elements, dtype="float64", device=kit.device(world)).data
     world.ledger.clear()
     world.all_reduce(array, algorithm=algorithm, purpose="gradients")
     (entry,) = [e for (_, purpose), e in world.ledger.by_kind.items() if purpose == "gradients"]
@@ -137,12 +139,8 @@ chart = line_chart(
 figure(
     "traffic", chart, "Counted from the messages: both send the same, halving and doubling in fewer steps."
 )
-say(
-    "arrays sent by a rank: "
-    + ", ".join(
-        f"{p} ranks: {r[0][0] / elements / 8:g}" for p, r in zip(sizes, measured["ring"], strict=True)
-    )
-)
+sent = [f"{p} ranks: {r[0][0] / elements / 8:g}" for p, r in zip(sizes, measured["ring"], strict=True)]
+say("arrays sent by a rank: " + ", ".join(sent))
 
 # %% [markdown]
 # ## Buckets
@@ -161,7 +159,7 @@ say(
 # %%
 def apart(eta, k=8, n=32):
     """How far k small steps and one step k times as long end from each other, on the digits."""
-    one = many = mg.tensor(np.zeros((64, 10)))
+    one = many = mg.tensor(np.zeros((64, 10)), device=here)
     for j in range(k):
         cut = slice(j * n, (j + 1) * n)
         many = many - eta * mg.grad(loss_sum)(many, images[cut], labels[cut]) / n
@@ -186,7 +184,7 @@ def error_after(batch, rate, seed, epochs, warm_up=0.0, kind="gradual"):
 
     def loss(parameters, x, y):
         first, bias, second, last = parameters
-        return mg.cross_entropy(mg.relu(mg.tensor(x) @ first + bias) @ second + last, y)
+        return mg.cross_entropy(mg.relu(x @ first + bias) @ second + last, y)
 
     for step in range(epochs * steps):
         if step % steps == 0:
@@ -195,7 +193,9 @@ def error_after(batch, rate, seed, epochs, warm_up=0.0, kind="gradual"):
         share = min(1.0, step / steps / warm_up) if warm_up else 1.0
         factor = 1 / 8 + 7 / 8 * share if kind == "gradual" else (1.0 if share == 1.0 else 1 / 8)
         eta = rate * factor * (0.1 if step >= 2 / 3 * epochs * steps else 1.0)
-        gradients = mg.grad(loss)([mg.tensor(v) for v in values], images[chosen], labels[chosen])
+        # The gradient is computed on this rank's device, the update here in plain NumPy.
+        *parameters, x, y = (mg.tensor(v, device=here) for v in (*values, images[chosen], labels[chosen]))
+        gradients = mg.grad(loss)(parameters, x, y)
         for value, moment, gradient in zip(values, moments, gradients, strict=True):
             moment *= 0.9
             moment += gradient.numpy()

@@ -14,6 +14,9 @@ Minutes: 75
 # The backward walk needs what the forward pass computed: the rule of $\tanh$ needs its output, the rule of a product needs both
 # factors. So a net of $n$ layers holds $n$ activations until the walk comes by. For deep nets and long sequences they are the largest
 # thing in memory, larger than the parameters. This lesson trades them for time.
+#
+# `minigrad run --device gpu 19` runs it on a GPU: losses agree with the CPU's to $10^{-5}$ in float32, and bytes differ where a kernel of the GPU keeps something else.
+# What is counted on arrays without values is the same everywhere.
 
 # %%
 import math
@@ -21,12 +24,14 @@ import math
 import numpy as np
 
 import minigrad as mg
-from minigrad import nn
+from minigrad import dist, nn
 from minigrad.checkpoint_schedule import fewest_steps
 from minigrad.dist.memory import Meter
 from minigrad.draw import line_chart
 from minigrad.draw_bars import bar_chart
-from minigrad.lessons import figure, say
+from minigrad.lessons import figure, kit, say
+
+here = kit.device(dist.world())  # "cpu", or this rank's GPU
 
 # %% [markdown]
 # ## Forget, and compute again
@@ -103,8 +108,10 @@ assert abs(found[3][1] / flops - 4 / 3) < 0.01
 # either: the running averages of a batch norm are updated in the first run only. With that, gradients are equal to the last bit.
 
 # %%
-model = nn.GPT(nn.GPTConfig(vocabulary=50, context=32, layers=3, heads=4, width=64, dropout=0.1), seed=0)
-tokens, targets = (np.random.default_rng(seed).integers(0, 50, size=(4, 32)) for seed in (1, 2))
+config = nn.GPTConfig(vocabulary=50, context=32, layers=3, heads=4, width=64, dropout=0.1)
+model = nn.GPT(config, seed=0, device=here)
+drawn = (np.random.default_rng(seed).integers(0, 50, size=(4, 32)) for seed in (1, 2))
+tokens, targets = (mg.tensor(numbers, device=here) for numbers in drawn)
 
 
 def gradients(wrapped):
@@ -114,7 +121,7 @@ def gradients(wrapped):
         meter.track("parameters", parameter.data)
     model.zero_grad()
     with mg.random.scope(seed=0, step=1, samples=range(4)):
-        x = model.wte(tokens) + model.wpe(mg.arange(32))
+        x = model.wte(tokens) + model.wpe(mg.arange(32, device=here))
         for block in model.h:
             x = mg.checkpoint(block, x) if wrapped else block(x)
         logits = model.ln_f(x) @ mg.matrix_transpose(model.wte.weight)
@@ -157,7 +164,7 @@ def counted(x):
 snapshots, extra = [2, 3, 4, 5, 7, 10, 20, 50], []
 for s in snapshots:
     calls = 0
-    start = mg.tensor(0.7, requires_grad=True)
+    start = mg.tensor(0.7, device=here, requires_grad=True)
     mg.checkpoint_sequence([counted] * 100, start, policy="revolve", snapshots=s).backward()
     extra.append(calls - 100)
 chart = line_chart(

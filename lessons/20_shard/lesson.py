@@ -15,6 +15,9 @@ Minutes: 90
 # is $N$ equal copies. ZeRO asks of each of them: *who needs this, and when?* Optimizer states are needed once a step, by whoever
 # updates. Gradients are needed from the backward walk to the update. Parameters are needed while their layer runs. Whatever is not
 # needed can live on one rank and be fetched.
+#
+# With `minigrad run -n 4 --device gpu 20` each rank computes on a GPU of its own, and its shards lie there. Losses agree with the CPU's to $10^{-9}$. Fingerprints of parameters
+# show every bit, and bits differ between the two; but they must agree among the stages, on either.
 
 # %%
 import hashlib
@@ -26,7 +29,7 @@ from minigrad.dist.memory import Meter
 from minigrad.dist.planner import Setup, model_states
 from minigrad.dist.zero import ZeRO
 from minigrad.draw_bars import bar_chart
-from minigrad.lessons import figure, on_ranks, say
+from minigrad.lessons import figure, kit, on_ranks, say
 
 # %% [markdown]
 # ## Sixteen bytes a parameter
@@ -73,7 +76,7 @@ CONFIG = nn.GPTConfig(vocabulary=64, context=16, layers=4, heads=4, width=48)
 
 def train(world, stage, steps=3):
     """Train a GPT; a fingerprint of its parameters, the bytes held by category, and the elements moved a step."""
-    meter, model = Meter(), nn.GPT(CONFIG, seed=0, dtype="float64")
+    meter, model = Meter(), nn.GPT(CONFIG, seed=0, dtype="float64", device=kit.device(world))
     optimizer = nn.optim.AdamW(model.parameters(), lr=1e-3)
     zero = ZeRO(model, optimizer, world, stage=stage, algorithm="ordered", bucket_bytes=1 << 17, meter=meter)
     random = np.random.default_rng(0)

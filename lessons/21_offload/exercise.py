@@ -46,9 +46,9 @@ class OffloadedAdam:
     def step(self, gradient: Any) -> None:
         """Update the parameters on the device; move 2 bytes a parameter down and 2 up.
 
-        With betas 0.9 and 0.999, all in float32: m = 0.9 m + 0.1 g, v = 0.999 v + 0.001 g g, both divided by
-        1 - beta ** steps, and the master less rate * m / (sqrt(v) + 1e-8). The device gets the master,
-        rounded to float16.
+        With betas 0.9 and 0.999, all in float32: m = 0.9 m + 0.1 g and v = 0.999 v + 0.001 g g are kept. This
+        step, counted from 1, uses m / (1 - 0.9 ** steps) and v / (1 - 0.999 ** steps): of those, the master
+        loses rate * m / (sqrt(v) + 1e-8). The device gets the master, rounded to float16.
         """
         raise Todo("21.2: gradient down, update, parameters up")
 
@@ -67,8 +67,9 @@ class Delayed:
     def step(self, gradient: np.ndarray) -> None:
         """Take note of the gradient at self.x, and set self.x to what the next step computes with.
 
-        Steps before `first` apply it at once. Step `first` applies nothing. From then on each step applies
-        the gradient of the step before. An update is x - rate * gradient.
+        Steps before `first` apply it at once. Step `first` applies nothing, and each later step applies the
+        gradient of the step before. To apply a gradient is to subtract rate * gradient from x. The caller
+        may fill the same array with the next gradient.
         """
         raise Todo("21.3: apply what waits, and let this gradient wait")
 
@@ -83,16 +84,16 @@ class Delayed:
 def growth(rate: float, delay: int) -> float:
     """Return by what factor x grows each step in the long run: the largest |z| among the roots.
 
-    Put x_t = z ** t into x_{t+1} = x_t - rate * x_{t-delay} and divide by z ** (t - delay): a polynomial.
-    `np.roots([1, 2, 3])` gives the roots of z^2 + 2 z + 3.
+    Put x_t = z ** t into x_{t+1} = x_t - rate * x_{t-delay} and divide by z ** (t - delay): a polynomial,
+    whose roots may be complex. `np.roots([1, 2, 3])` gives the roots of z^2 + 2 z + 3.
     """
     raise Todo("21.4: the coefficients of z^(delay+1) - z^delay + rate; mind delay 0")
 
 
-def largest_rate(gradients_delay: int, curvature: float) -> float:
-    """Return the rate up to which f(x) = curvature * x^2 / 2 is minimised with that delay, to 1e-6 of it.
+def largest_rate(delay: int, curvature: float) -> float:
+    """Return the rate below which descent on f(x) = curvature * x^2 / 2 shrinks x, with that delay.
 
-    Halve an interval with `growth`, or use the paper's formula from the lesson.
+    Halve an interval with `growth`, or use the formula of the lesson. An error of 1 % is small enough.
     """
     raise Todo("21.4: the gradient is curvature * x")
 
@@ -105,12 +106,13 @@ class DiskMomentum:
 
     def __init__(self, path: Path, size: int, rate: float = 0.1, block: int = 1024) -> None:
         self.path, self.size, self.rate, self.block = path, size, rate, block
-        raise Todo("21.5: np.memmap(path, dtype=..., mode=..., shape=...) of float64, zeros where it is new")
+        raise Todo("21.5: np.memmap(path, dtype=..., mode=..., shape=...); a file that is there goes on")
 
     def step(self, parameters: np.ndarray, gradient: np.ndarray) -> None:
-        """Update flat float64 `parameters` in place: u = 0.9 u + g, and the parameter less rate * u.
+        """Update flat float64 `parameters` in place: u = 0.9 u + g, from 0, and the parameter less rate * u.
 
         Take `block` entries at a time, so that memory beyond the arguments stays below 8 blocks. What was
-        learned must be in the file afterwards (`flush`): another DiskMomentum on the same path goes on.
+        learned must be in the file afterwards (call `flush`), and is all of the state: another DiskMomentum
+        on the same path goes on with it.
         """
         raise Todo("21.5: for each block: read, update, write")

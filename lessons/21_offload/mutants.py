@@ -11,12 +11,6 @@ MUTANTS = [
         "found.append((moved, 0, sorted(host)))",
     ),
     Mutant(
-        "21.1",
-        "may move nothing",
-        "for count in range(1, len(free) + 1)",
-        "for count in range(len(free) + 1)",
-    ),
-    Mutant(
         "21.2",
         "no master copy",
         "self.link.push(self.master.astype(np.float16), self.parameters)",
@@ -30,6 +24,7 @@ MUTANTS = [
         "        self.link.fetch(self.parameters)\n        self.link.push(",
     ),
     Mutant("21.2", "never counts steps", "self.steps += 1\n        self.m", "self.steps = 1\n        self.m"),
+    Mutant("21.2", "puts the 1e-8 under the root", "(np.sqrt(v) + 1e-8)", "np.sqrt(v + 1e-8)"),
     Mutant(
         "21.3", "keeps a view of the gradient", "self.waiting = gradient.copy()", "self.waiting = gradient"
     ),
@@ -44,8 +39,8 @@ MUTANTS = [
     Mutant(
         "21.4",
         "forgets the curvature",
-        "(2 * gradients_delay + 1)))) / curvature",
-        "(2 * gradients_delay + 1))))",
+        "(2 * delay + 1)))) / curvature",
+        "(2 * delay + 1))))",
     ),
     Mutant("21.5", "begins again from zeros", '"r+" if Path(path).exists() else "w+"', '"w+"'),
 ]

@@ -76,9 +76,9 @@ def growth(rate: float, delay: int) -> float:
     return float(np.abs(np.roots(coefficients)).max(initial=0.0))
 
 
-def largest_rate(gradients_delay: int, curvature: float) -> float:
+def largest_rate(delay: int, curvature: float) -> float:
     """The formula."""
-    return float(2 * np.sin(np.pi / (2 * (2 * gradients_delay + 1)))) / curvature
+    return float(2 * np.sin(np.pi / (2 * (2 * delay + 1)))) / curvature
 
 
 class DiskMomentum:

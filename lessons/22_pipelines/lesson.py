@@ -12,10 +12,10 @@ Minutes: 90
 # %% [markdown]
 # # 22. Pipelines
 #
-# Cut a deep net into $K$ *stages*, runs of layers, and give each rank one. Now no rank holds the whole net, and only what passes between stages
-# travels. But stage 1 needs what stage 0 made, so with one batch a single rank works at a time. The cure is as old as factories: cut the
-# batch into $M$ *microbatches*, and keep several under way. Who does what when is a *schedule*. In minigrad a schedule is text: `F2` is the forward of
-# microbatch 2, `B2` its backward, one line a rank. It is checked, timed, drawn and run, all from that text.
+# Cut a deep net into $K$ *stages*, runs of layers, and give each rank one. Now no rank holds the whole net, and only what passes between stages travels. But stage 1 needs what
+# stage 0 made, so with one batch a single rank works at a time. The cure is as old as factories: cut the batch into $M$ *microbatches*, and keep several under way. Who does what
+# when is a *schedule*. In minigrad a schedule is text: `F2` is the forward of microbatch 2, `B2` its backward, one line a rank. From that text it is checked, timed, drawn and
+# run: on threads, on processes, or by `minigrad run -n 4 --device gpu 22` on GPUs, where losses agree with the CPU's to $10^{-9}$. (Clocks and plans stay on the host.)
 
 # %%
 import numpy as np
@@ -33,23 +33,21 @@ from minigrad.dist.timing import Costs, peak_activations, simulate
 from minigrad.draw import line_chart
 from minigrad.draw_schedule import Box, draw_schedule
 from minigrad.errors import UsageError
-from minigrad.lessons import figure, on_ranks, say
-from minigrad.lessons.kit import rank_count
+from minigrad.lessons import figure, kit, on_ranks, say
 
-mine = parse("F0 F1 F2 B2 B1 B0\nF0 F1 F2 B2 B1 B0", name="of mine")
-say(grid(simulate(mine, Costs(forward=1, backward=2))))
+say(grid(simulate(parse("F0 F1 F2 B2 B1 B0\nF0 F1 F2 B2 B1 B0"), Costs(forward=1, backward=2))))
 try:
     check(parse("F0 B0 F1 B1\nF1 B1 F0 B0", name="of a mistake"))
 except UsageError as error:
     say(error)
 
 # %% [markdown]
-# Look at the message. Rank 0 wants microbatch 0 back before it goes on, rank 1 waits for microbatch 1: for ever. The check found out before anything ran.
+# The first picture is a clock: a column is one unit of time, `--` an action that goes on, and a dot an idle rank. In the second, `B0@0` is `B0` on stage 0, counted from 0, and
+# `> <` marks where each rank is stuck. Rank 0 wants microbatch 0 back before it goes on, rank 1 waits for microbatch 1: for ever. The check found out before anything ran.
 #
 # ## GPipe: the bubble
 #
-# GPipe runs all forwards, then all backwards, and then takes one step. Gradients are those of the whole batch, so nothing changes but the time. Watch
-# it tick by tick, with a forward of 1 and a backward of 2:
+# GPipe runs all forwards, then all backwards, and then takes one step. Gradients are those of the whole batch, so nothing changes but the time. Let `F` take 1 and `B` take 2:
 
 
 # %%
@@ -67,8 +65,8 @@ caption = "All forwards, all backwards. White is idle: the bubble."
 figure("gpipe", frames, caption, labels=[f"time {tick}" for tick in ticks])
 
 # %% [markdown]
-# Every rank works for $M$ forwards and backwards and waits for $K - 1$. So the share of time that is lost, the *bubble*, is $\frac{K - 1}{M + K - 1}$, small
-# once $M \ge 4K$. (Some papers divide by the time without bubble; here it is a share of all time.) We run schedules on a clock ($v$ will come later):
+# Every rank works for $M$ forwards and backwards and waits for $K - 1$. So the share of all time that is lost, the *bubble*, is $\frac{K - 1}{M + K - 1}$, small once $M \ge 4K$.
+# Try it on a clock. ($v$ comes later. "Holds": of how many microbatches a rank keeps activations at most. Some papers divide by the time without bubble.)
 
 
 # %%
@@ -90,44 +88,45 @@ for (stages, microbatches), makespan in {(4, 8): 33, (4, 4): 21, (8, 32): 117, (
 # %% [markdown]
 # ## 1F1B: the memory
 #
-# A microbatch's activations are kept from its forward to its backward. In GPipe all $M$ wait at once. *One forward, one backward* starts each backward as
-# soon as it can: stage $s$, counted from 0, is then at most $K - s$ microbatches ahead. The time is the same.
+# A microbatch's activations are kept from its forward to its backward. In GPipe all $M$ wait at once. *One forward, one backward* starts each backward as soon as it can: stage
+# $s$, counted from 0, is then at most $K - s$ microbatches ahead. The time is the same.
 
 # %%
-names = ("naive", "gpipe", "1f1b")
-runs = [simulate(make(name, 4, 8), Costs(1, 2)) for name in names]
-frames = [draw_schedule({"": until(run, run.makespan)}, title=run.schedule.name) for run in runs]
-figure("schedules", frames, "One microbatch at a time, GPipe, 1F1B.", labels=names)
-held = [[int(count) for count in peak_activations(run.schedule)] for run in runs]
-for name, counts in zip(names, held, strict=True):
-    say(f"activations held by the ranks, {name}: {counts}")
-assert held == [[1] * 4, [8] * 4, [4, 3, 2, 1]]
+runs = [simulate(make(name, 4, 8), Costs(1, 2)) for name in ("naive", "gpipe", "1f1b")]
+frames = {run.schedule.name: draw_schedule({"": boxes(run)}, title=run.schedule.name) for run in runs}
+figure("schedules", list(frames.values()), "One microbatch at a time, GPipe, 1F1B.", labels=list(frames))
+for run, expected in zip(runs, ([1] * 4, [8] * 4, [4, 3, 2, 1]), strict=True):
+    held = [int(count) for count in peak_activations(run.schedule)]
+    say(f"activations held by the ranks, {run.schedule.name}: {held}")
+    assert held == expected
 
 # %% [markdown]
-# GPipe's own cure for memory is lesson 19's: keep only what enters a stage, and compute the rest again. For a batch of $N = 128$ samples, $L = 100$ layers,
-# $K = 4$ and $M = 32$ that is $N + \frac{L}{K} \frac{N}{M} = 228$ activations instead of $N L = 12800$.
+# GPipe's own cure for memory is lesson 19's: keep only what enters a stage, and compute the rest again. For a batch of $N = 128$ samples, $L = 100$ layers, $K = 4$ and $M = 32$
+# that is $N + \frac{L}{K} \frac{N}{M} = 228$ activations instead of $N L = 12800$.
 #
 # ## The same numbers
 #
-# Now we run them. Eight layers learn the digits for three steps, in stages on four ranks, by each schedule. One rank with the whole net is the measure.
+# Now we run them. Eight layers learn the digits for three steps, in stages on four ranks, by each schedule. One rank with the whole net is the measure. (`chunks` is the number
+# of microbatches. Each step sees other images, so three of them need not lower the loss.) The next two sections explain the last two schedules.
 
 # %%
 images, labels = load_digits(return_X_y=True)
-RANKS = rank_count(4)
+RANKS = kit.rank_count(4)
 
 
 def train(world, schedule, virtual=1, steps=3):
     """Train a net in stages by a schedule: the losses, and sums of squares of its weights."""
-    shapes = [(64, 32)] + [(32, 32)] * 6 + [(32, 10)]
     mg.random.manual_seed(0)
-    layers = [nn.Linear(*shape, dtype="float64") for shape in shapes]
+    layers = [nn.Linear(n, m, dtype="float64") for n, m in ((64, 32), *[(32, 32)] * 6, (32, 10))]
     net = nn.Sequential(*(nn.Sequential(layer, nn.Tanh()) for layer in layers[:-1]), layers[-1])
+    place = kit.device(dist.world())  # "cpu", or this rank's GPU, also where it trains alone
     how = {"chunks": 2 * RANKS, "schedule": schedule, "loss": nn.functional.cross_entropy, "world": world}
-    pipeline = Pipeline(net, balance=balance([1] * 8, world.size * virtual), **how)
+    pipeline = Pipeline(net.to(place), balance=balance([1] * 8, world.size * virtual), **how)
     optimizer, losses = nn.optim.AdamW(pipeline.parameters(), lr=1e-2), []
     for step in range(steps):
         rows = slice(60 * step, 60 * step + 60)
-        losses.append(float(pipeline.step(images[rows] / 16, labels[rows])))
+        x, y = mg.tensor(images[rows] / 16, device=place), mg.tensor(labels[rows], device=place)
+        losses.append(float(pipeline.step(x, y)))
         optimizer.step()
         optimizer.zero_grad()
     return losses, {name: float((p.numpy() ** 2).sum()) for name, p in pipeline.named_parameters()}
@@ -145,41 +144,41 @@ for schedule, virtual in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zb-h1
 # %% [markdown]
 # ## Interleaving: smaller stages
 #
-# Give each rank $v$ smaller stages instead of one: stage $c K + s$ is the $c$-th of rank $s$. A microbatch then passes every rank $v$ times, and the pipeline
-# fills in a $v$-th of the time. The bubble shrinks to $(K - 1)(t_F + t_B) / v$. The price: $v$ times the messages, and more activations.
+# Give each rank $v$ smaller stages instead of one: rank $s$ has the stages $s$, $K + s$, $2K + s$, … A microbatch then passes every rank $v$ times, and the pipeline fills in a
+# $v$-th of the time. With $t_F$ and $t_B$ for the forward and backward of all that a rank has, a rank waits for $(K - 1)(t_F + t_B) / v$ instead of $(K - 1)(t_F + t_B)$. The
+# price: $v$ times the messages, and more activations. (Those of one small stage count $1/v$.)
 
 # %%
-expected = {(4, 8, 2): 28.5, (4, 8, 4): 26.25, (8, 32, 2): 106.5, (2, 4, 2): 13.5}
-for (p, m, v), makespan in expected.items():
-    run = timed("interleaved", p, m, v)
-    assert (run.makespan, run.idle[0]) == (makespan, 3 * (p - 1) / v)
+for (k, m, v), makespan in {(4, 8, 2): 28.5, (4, 8, 4): 26.25, (8, 32, 2): 106.5, (2, 4, 2): 13.5}.items():
+    run = timed("interleaved", k, m, v)
+    assert (run.makespan, run.idle[0]) == (makespan, 3 * (k - 1) / v)
 assert peak_activations(make("interleaved", 4, 8, virtual=2)) == [5.5, 4.5, 3.5, 2.5]
 
 # %% [markdown]
 # ## Zero bubble: split the backward
 #
-# A backward does two things: it finds the gradient of its input, which the stage before waits for, and the gradient of its weights, for which nobody
-# waits. Call them `I` and `W`. Whoever is idle can do a `W`. With $F$, $I$ and $W$ of length 1, ZB-H1 leaves $K - 1$ idle where 1F1B leaves $3(K - 1)$, with the same
-# memory. ZB-H2 starts twice as many forwards and leaves no gap at all, for nearly twice the memory; only its ends are staggered.
+# A backward does two things: it finds the gradient of its input, which the stage before waits for, and that of its weights, for which nobody waits. Call them `I` and `W`.
+# Whoever is idle can do a `W`. With $F$, $I$ and $W$ of length 1, ZB-H1 leaves $K - 1$ idle where 1F1B leaves $3(K - 1)$, with the same memory. ZB-H2 holds nearly twice as much,
+# and no rank waits between its first and last action: what the clock still calls idle lies before and after, where other batches can be.
 
 # %%
-for (p, m), makespan in {(4, 8): 27, (4, 12): 39, (8, 24): 79}.items():
-    run = timed("zb-h1", p, m)
-    assert (run.makespan, run.idle[0], max(peak_activations(run.schedule))) == (makespan, p - 1, p)
+for (k, m), makespan in {(4, 8): 27, (4, 12): 39, (8, 24): 79}.items():
+    run = timed("zb-h1", k, m)
+    assert (run.makespan, run.idle[0], max(peak_activations(run.schedule))) == (makespan, k - 1, k)
 assert max(timed("zb-h2", 4, 8).gaps) == 0  # between the first and the last action of a rank
 ways = {"1f1b": 1, "interleaved": 2, "zb-h1": 1, "zb-h2": 1}
 runs = {name: simulate(make(name, 4, 8, virtual=v), Costs(1, 2, 1)) for name, v in ways.items()}
 picture = draw_schedule({name: boxes(run) for name, run in runs.items()}, title="Four ways through one batch")
-figure("bubbles", picture, "Less and less white.")
+figure("bubbles", picture, "Less white inside. Pale: a rank's second stage.")
 
 # %% [markdown]
 # ## PipeDream: no flush
 #
-# All these wait for the last backward before they take a step: a *flush*. PipeDream never waits. Every backward is followed by an update, so a microbatch
-# may meet newer weights on its way back than it met on its way out, and its gradient would belong to no function at all. *Weight stashing* keeps
-# the old weights until the microbatch is through. With $n$ stages, $\nu$ the rate and $t$ counting updates:
+# All these wait for the last backward before they take a step: a *flush*. PipeDream never waits. Every backward is followed by an update, so a microbatch may meet newer weights
+# on its way back than it met on its way out, and its gradient would belong to no function at all. *Weight stashing* keeps the old weights until the microbatch is through. With
+# $n$ stages, $w_i$ the weights of the $i$-th counted from 1, $\eta$ the rate (the paper's $\nu$) and $t$ counting updates:
 #
-# $$w^{(t+1)} = w^{(t)} - \nu \nabla f(w_1^{(t-n+1)}, w_2^{(t-n+2)}, \ldots, w_n^{(t)})$$
+# $$w^{(t+1)} = w^{(t)} - \eta \nabla f(w_1^{(t-n+1)}, w_2^{(t-n+2)}, \ldots, w_n^{(t)})$$
 #
 # It is not SGD: the first stage's weights are $n - 1$ updates old. But it is a rule, and we can hold the library to it.
 
@@ -189,13 +188,14 @@ inputs, targets = np.random.default_rng(0).normal(size=(2, 12, 1))
 
 def stashed(world, rate=0.05):
     """Train x to w_n ... w_1 x by PipeDream: each rank's weight in the end, and versions that it kept."""
-    layers = [nn.Linear(1, 1, bias=False, dtype="float64") for _ in range(world.size)]
-    for layer in layers:
-        layer.weight.assign([[1.25]])
+    net = nn.Sequential(*(nn.Linear(1, 1, bias=False, dtype="float64") for _ in range(world.size)))
+    for weight in net.parameters():
+        weight.assign([[1.25]])
+    place = kit.device(world)
     how = {"loss": nn.functional.mse_loss, "optimizer": lambda own: nn.optim.SGD(own, lr=rate)}
-    pipeline = Pipeline(nn.Sequential(*layers), chunks=12, schedule="pipedream", world=world, **how)
-    pipeline.step(inputs, targets)
-    (versions,) = pipeline._updates.versions.values()
+    pipeline = Pipeline(net.to(place), chunks=12, schedule="pipedream", world=world, **how)
+    pipeline.step(mg.tensor(inputs, device=place), mg.tensor(targets, device=place))
+    (versions,) = pipeline.weight_versions.values()
     return next(pipeline.parameters()).item(), versions.most_held
 
 
@@ -224,15 +224,19 @@ figure("stashing", chart, "Old gradients take another way.")
 # %% [markdown]
 # ## Where to cut
 #
-# PipeDream's planner also chooses how many ranks share a stage as copies. Here is a small net like VGG: convolutions that compute much, then
-# layers with many weights. Eight machines find "7-1": the convolutions on seven copies, the rest alone, so that large weights never travel.
+# A pipeline is as fast as its slowest stage, so cut where the dearest stage is as cheap as can be. To try all cuts takes too long. But the best cut of the first $n$ layers into
+# $k$ stages ends with some last stage, and what is before it is the best cut of fewer layers into $k - 1$: so `balance` works, and your exercise 4.
+#
+# PipeDream's planner also chooses how many ranks share a stage as copies. $m$ copies divide its seconds by $m$, but exchange gradients of its weights' size; a cut costs the time
+# to send what crosses it. Here is a net like VGG, on links that move 4 units of size a second: convolutions that compute much, then layers with many weights. Eight machines find
+# "7-1": convolutions on seven copies, the rest alone, so that large weights never travel. (`(0-4)x7` is layers 0 to 4 on seven copies.)
 
 # %%
 seconds, outputs = [30, 40, 40, 40, 30, 5, 2, 1], [32, 16, 8, 4, 1, 0.2, 0.2, 0.1]
 layers = [Layer(*row) for row in zip(seconds, outputs, [0.1, 0.3, 1, 5, 10, 410, 67, 16], strict=True)]
 for machines, expected in ((2, 110), (4, 50), (8, 180 / 7)):
     plan = pipedream(layers, [Level(machines, 4)])
-    say(f"{machines} machines: {' '.join(map(str, plan.stages))}, {plan.seconds:.4f} a minibatch")
+    say(f"{machines} machines: {' '.join(map(str, plan.stages))}, {plan.seconds:.4f} seconds a minibatch")
     assert abs(plan.seconds - expected) < 1e-9
 
 # %% [markdown]
@@ -241,19 +245,16 @@ for machines, expected in ((2, 110), (4, 50), (8, 180 / 7)):
 # 1. `gpipe` and 2. `one_forward_one_backward`: schedules of your own, checked, timed, and run.
 # 3. `finish`: a clock for any schedule, which notices a deadlock.
 # 4. `cut`: balanced stages.
-# 5. `Stage`: weight stashing.
-# 6. `zero_bubble`: split backwards.
+# 5. `Stage`: weight stashing, and 6. `zero_bubble`: split backwards.
 #
 # ## To remember
 #
-# - The bubble is $(K-1)/(M+K-1)$: use many microbatches, or shorter stages, or split backwards.
-# - GPipe and 1F1B take the same time; they differ in what they hold.
+# - The bubble is $(K-1)/(M+K-1)$: use many microbatches, or shorter stages, or split backwards. GPipe and 1F1B have the same; they differ in what they hold.
 # - Without a flush the gradients are old: a different algorithm, not a faster one.
 #
 # | | the papers say | we measured |
 # |---|---|---|
-# | bubble of GPipe and 1F1B | $(K-1)/(M+K-1)$ | the same, on a clock; training equal to one rank |
-# | interleaving | divides the bubble by $v$ | the same |
-# | zero bubble | a third of 1F1B's; none with ZB-H2 | the same, if F, I and W take equally long |
-# | stashing | $n - s$ versions on stage $s$, counted from 0 | the same, counted; the rule to 12 digits |
+# | bubble of GPipe and 1F1B | $(K-1)/(M+K-1)$, idle time divided by $v$ if interleaved | the same, on a clock; training equal to one rank |
+# | zero bubble | a third of 1F1B's; none with ZB-H2 | the same, if F, I and W take equally long; ZB-H2's between first and last action |
+# | stashing | $n - s$ versions on stage $s$, counted from 0 | the same, counted; the rule to $10^{-12}$ |
 # | GPipe's throughput on 8 TPUs, $M = 32$ | 6.3 times that of two with one microbatch | no speed here; the ideal is 6.56 |

@@ -23,12 +23,6 @@ MUTANTS = [
     ),
     Mutant(
         "22.2",
-        "the same warm-up on all ranks",
-        "min(ranks - s - 1, microbatches)",
-        "min(ranks - 1, microbatches)",
-    ),
-    Mutant(
-        "22.2",
         "forgets to drain",
         "        for j in range(microbatches):\n            if ahead + j",
         "        for j in range(microbatches - ahead):\n            if ahead + j",
@@ -39,6 +33,22 @@ MUTANTS = [
         "never says that all wait",
         " if all(at == len(row) for at, row in zip(place, rows, strict=True)) else None",
         "",
+    ),
+    Mutant(
+        "22.3",
+        "reads one digit of a microbatch's number",
+        "                action = row[place[s]]",
+        "                action = row[place[s]][:2]",
+    ),
+    Mutant(
+        "22.4",
+        "tries all cuts",
+        "    return best[count, stages][1]",
+        """    from itertools import combinations
+
+    ways = ((0, *at, count) for at in combinations(range(1, count), stages - 1))
+    best = min(ways, key=lambda at: max(sum(costs[a:b]) for a, b in zip(at, at[1:], strict=False)))
+    return [b - a for a, b in zip(best, best[1:], strict=False)]""",
     ),
     Mutant(
         "22.4",
@@ -58,7 +68,6 @@ MUTANTS = [
         "self.weight -= self.rate * cotangent * x",
         "self.weight = weight - self.rate * cotangent * x",
     ),
-    Mutant("22.5", "never forgets", "self.stash.pop(microbatch)", "self.stash[microbatch]"),
     Mutant(
         "22.6",
         "weights at once",

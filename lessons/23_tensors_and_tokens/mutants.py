@@ -23,7 +23,6 @@ MUTANTS = [
         "by_head = packed.reshape(inputs, 3, heads, -1)",
         "by_head = packed.reshape(inputs, 1, heads, -1)",
     ),
-    Mutant("23.2", "heads dealt out in turn", "rank * own : (rank + 1) * own]", "rank::ranks]"),
     Mutant("23.3", "its own largest logit", '    world.all_reduce(top, operation="max")\n', ""),
     Mutant(
         "23.3", "counts the target on every rank", "shifted[rows, places] * mine", "shifted[rows, places]"
@@ -42,6 +41,7 @@ MUTANTS = [
         "        self.of_k[:stop] += of_scores.T @ q\n",
         "        self.of_k[start:stop] = (of_scores.T @ q)[start:]\n",
     ),
+    Mutant("23.5", "exponentials that overflow", " - scores.max(axis=1, keepdims=True)", ""),
     Mutant(
         "23.5",
         "a mask that starts anew",

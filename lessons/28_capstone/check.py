@@ -48,6 +48,12 @@ def words_of(run):
     )
 
 
+def hint(found, expected, mistakes):
+    """What to say if the answer is what known mistakes give."""
+    alike = [why for why, value in mistakes.items() if found == value != expected]
+    return "\n" + " Or: ".join(alike) if alike else ""
+
+
 def config_of(run):
     """The GPT of a run, with two heads."""
     return nn.GPTConfig(run.words, run.context, layers=run.layers, heads=2, width=run.width)
@@ -120,17 +126,19 @@ def check_places(answer, shape):
         return tuple(mesh.coordinates.values()), every
 
     shape_words = f"data {run.data} x pipeline {run.pipeline} x tensor {run.tensor}"
-    for rank, (where, every) in enumerate(dist.spawn(main, ranks=run.data * run.pipeline * run.tensor)):
+    ranks = dist.spawn(main, ranks=run.data * run.pipeline * run.tensor)
+    for rank, (where, _) in enumerate(ranks):
         found = answer.place(rank, run)
         require(
             found is not None and tuple(found) == where,
             f"{shape_words}: rank {rank} stands at {where} on (data, pipeline, tensor), and yours at {found}",
         )
-        for axis, ranks in every.items():
+    for rank, (_, every) in enumerate(ranks):
+        for axis, others in every.items():
             found = answer.together(rank, run, axis)
             require(
-                found is not None and list(found) == ranks,
-                f"{shape_words}: on the {axis} axis rank {rank} works with {ranks}, and yours with {found}",
+                found is not None and list(found) == others,
+                f"{shape_words}: together({rank}, run, {axis!r}) is {others}, and yours is {found}",
             )
 
 
@@ -145,8 +153,26 @@ def check_parameters(answer, shape):
         require(
             found == expected,
             f"{words_of(run)}: a rank of the {kind} stage, with {count(blocks, 'block')}, has {expected} "
-            f"parameters; you predict {found}",
+            f"parameters; you predict {found}"
+            + hint(found, expected, slips(run, blocks, first, last, expected)),
         )
+
+
+def slips(run, blocks, first, last, expected):
+    """What mistakes in 28.2 give."""
+    h, cut = run.width, 1 - 1 / run.tensor  # the share that a cut takes away
+    words, norms = run.words * h / run.tensor, 4 * h * blocks + 2 * h * last
+    return {
+        "Biases of the matrices cut by outputs are cut with them: 3 h and 4 h a block.": expected
+        + 7 * h * blocks * cut,
+        "Biases of the matrices cut by inputs are whole: h and h a block.": expected - 2 * h * blocks * cut,
+        "Norms are whole.": expected - norms * cut,
+        "A norm has a weight and a bias, 2 h.": expected - norms / 2,
+        "Places are whole.": expected - run.context * h * cut * first,
+        "Words are cut.": expected + run.words * h * cut * (first or last),
+        "A stage that is first and last has the words once.": expected + words * (first and last),
+        "The last stage has the words, too, for the output.": expected - words * last,
+    }
 
 
 @exercise("28.3", "states of a rank", points=2, rebuilds=["minigrad.dist.planner.model_states"])
@@ -189,8 +215,43 @@ def compare_traffic(found, expected, run, source=""):
         require(
             found[axis] == number,
             f"{words_of(run)}, {run.samples} samples: {number:,} bytes are sent on the {axis} axis{source}; "
-            f"you predict {found[axis]:,}",
+            f"you predict {found[axis]:,}"
+            + hint(found[axis], number, {} if source else misjudged(run, axis, number)),
         )
+
+
+def misjudged(run, axis, number):
+    """What mistakes in 28.4 give."""
+    d, p, t, h = run.data, run.pipeline, run.tensor, run.width
+    if axis == "data":
+        return {
+            "Two collectives move the parameters' bytes: a reduce-scatter and an all-gather.": number / 2,
+            "That is what one rank of each ring sends; all d ranks of it send.": number / d,
+            "The d ranks of a ring send 2 (d - 1) times the array all together.": number * d,
+        }
+    tokens = run.samples * run.context
+    if axis == "tensor":
+        each = 2 * 8 * (t - 1) * tokens
+        return {
+            "The embedding and the output have an all-reduce each, beside the blocks.": number - each * 2 * h,
+            "The embedding has an all-reduce, and the output another one.": number - each * h,
+            "The loss's three numbers a token are missing.": number - each * 3,
+            "The loss moves three numbers a token, not three times h.": number + each * 3 * (h - 1),
+            "`samples` are those of all copies already.": number * d,
+            "Each copy sums its own tokens: all of `samples` count.": number / d,
+        }
+    flow, tied = 8 * 2 * (p - 1) * tokens * h * t, 8 * 2 * run.words * h * d
+    return {
+        "Each of the t tensor ranks sends all of a token's numbers.": flow / t + tied,
+        "Cotangents go back as well, as many as activations go forward.": flow / 2 + tied,
+        "The all-reduce of the words' gradients is missing.": flow,
+        "Each copy sums its words' gradients: d times.": flow + tied / d,
+        "Two stages have the words, first and last, however many there are.": flow + tied * (p - 1),
+        "A tensor rank sums its own words only: V / t of them.": flow + tied * t,
+        "Microbatches share the tokens; they do not multiply them.": flow * run.microbatches + tied,
+        "`samples` are those of all copies already.": flow * d + tied,
+        "Each copy sends its own tokens: all of `samples` count.": flow / d + tied,
+    }
 
 
 @exercise("28.2", "parameters of a rank", points=1, rebuilds=["minigrad.dist.mesh_gpt.MeshGPT"])
@@ -248,6 +309,6 @@ def check_best_mesh(answer, ranks, seed, limit):
     best = min(fitting.values())
     require(
         told is not None and tuple(told) in fitting and fitting[tuple(told)] == best,
-        f"{limit} bytes fit; of {shown} (bytes, seconds) the best is "
+        f"{count(limit, 'byte')} fit; of {shown} (bytes, seconds) the best is "
         f"{next(m for m in every if fitting.get(m) == best)}, and yours is {told}",
     )

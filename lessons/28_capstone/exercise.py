@@ -1,7 +1,7 @@
 """Exercises of lesson 28: the capstone.
 
 Replace each `raise Todo(...)`; keep the names. `minigrad check 28` checks all, `minigrad check 28.2` one.
-What you predict is compared with a run: arrays are counted in bytes of float64 (8), messages as they leave a
+What you predict is compared with a run: numbers take 8 bytes (float64), messages are counted as they leave a
 rank. Nothing here is approximate.
 """
 
@@ -63,7 +63,8 @@ def parameters_of_rank(run: Run, blocks: int, first: bool, last: bool) -> int:
 def states(run: Run, parameters: int, data_rank: int) -> dict[str, int]:
     """Return the bytes of "parameters", "gradients" and "optimizer" (Adam) on a rank with ZeRO stage 1.
 
-    `parameters` is what 28.2 says for the rank. Shards are as even as can be, the first ones the longer ones.
+    `parameters` is what 28.2 says for the rank; `data_rank` is its place on the data axis. Adam keeps two
+    numbers a parameter. Shards are as even as can be, the first ones longer by one where they must be.
     """
     raise Todo("28.3: what stage 1 shares out, and over whom")
 
@@ -79,10 +80,11 @@ def traffic(run: Run, parameters: int) -> dict[str, int]:
     pipeline  what goes forward and back between neighbouring stages: all of each token's h numbers, from and
               to every tensor rank. And, where p > 1, one all-reduce of the gradients of the words' matrix
               between the first stage and the last.
-    tensor    all-reduces over rings: 4 of h numbers for each token and block, one more for the embedding and
-              one for the output; 3 of one number for each token for the loss.
+    tensor    all-reduces over rings: 4 of h numbers for each token and block, one more for the embedding
+              (forward) and one for the output (backward); 3 of one number for each token for the loss.
 
-    An all-reduce over a ring of n ranks makes them send 2 (n - 1) times its array, all together.
+    An all-reduce over a ring of n ranks makes them send 2 (n - 1) times its array, all together; a
+    reduce-scatter or an all-gather half of that. `run.samples` are those of all copies.
     """
     raise Todo("28.4: count the tokens of all copies, and the copies")
 

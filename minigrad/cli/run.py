@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(
             f"there is no file {script!r}; give the path of a Python script, or the number of a lesson"
         )
-    if args.device == "gpu" and not on_gpus(args.ranks):
+    if args.device == "gpu" and not on_gpus(script):
         return 0
     command = [sys.executable, script, *args.arguments]
     if args.ranks == 1:
@@ -84,18 +84,21 @@ def lesson_script(number: int) -> str:
     return str(own.with_name("lesson.py") if own is not None and mine else lesson.folder / "lesson.py")
 
 
-def on_gpus(ranks: int) -> bool:
-    """Tell the ranks to compute on GPUs and say who gets which; without a GPU, say so in a sentence."""
+def on_gpus(script: str) -> bool:
+    """Tell the ranks to compute on GPUs, of which each then says which it got; without a GPU, say so in a
+    sentence.
+    """
     from minigrad import backend
     from minigrad.errors import DeviceError
 
     try:
-        count = backend.gpu().count()
+        backend.gpu()
     except DeviceError as error:
         print(f"skipped: {error}")
         return False
     os.environ["MINIGRAD_DEVICE"] = "gpu"
-    print("; ".join(f"rank {rank}: gpu:{rank % count}" for rank in range(ranks)), file=sys.stderr, flush=True)
+    if "device(" not in Path(script).read_text(encoding="utf-8"):
+        print(f"{script} never asks where to compute, so it stays on the CPU", file=sys.stderr, flush=True)
     return True
 
 

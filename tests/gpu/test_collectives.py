@@ -1,4 +1,4 @@
-"""Collectives on real GPUs: every verb and algorithm, and their derivatives. Two ranks may share a GPU."""
+"""Collectives on a device, real or standing in: every verb and algorithm, and their derivatives."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,6 @@ import minigrad as mg
 from minigrad import backend, dist
 from minigrad.dist import collectives as c
 from minigrad.dist.algorithms import ALGORITHMS
-from minigrad.errors import DeviceError
-
-try:
-    GPUS = backend.gpu().count()
-    REASON = ""
-except DeviceError as error:
-    GPUS, REASON = 0, str(error)
-
-pytestmark = pytest.mark.skipif(not GPUS, reason=REASON)
 
 PROGRAM = (
     "from minigrad import dist; from tests.gpu.test_collectives import everything; everything(dist.world())"
@@ -60,10 +51,24 @@ def everything(world: dist.World) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_thread_ranks(ranks: int):
+def test_thread_ranks_share_a_device(ranks: int, device: str):
     dist.spawn(everything, ranks=ranks)
 
 
+def test_ranks_with_nothing(device: str):
+    def main(world: dist.World) -> None:
+        counts = [2, 0, 1]
+        out = mg.ones((counts[world.rank],), device=device).data
+        whole = mg.zeros((3,), device=device).data
+        world.all_gather(out, whole, counts=counts)
+        world.reduce_scatter(whole, out, counts=counts)
+        assert backend.gpu().to_host(out).tolist() == [3.0] * counts[world.rank]
+        world.all_reduce(whole[:0])
+
+    dist.spawn(main, ranks=3)
+
+
+@pytest.mark.usefixtures("device_of_processes")
 def test_processes(mpirun):
     result = mpirun(["-c", PROGRAM], ranks=2, seconds=120)
     assert result.returncode == 0, result.stderr

@@ -1,6 +1,6 @@
-"""The engine, a model and parallel training on real GPUs. Skipped, with the reason, where there is none."""
+"""The engine, a model and parallel training on a device: a real GPU, or where there is none its stand-in."""
 
-import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,31 +10,30 @@ from minigrad import backend, dist, nn
 from minigrad.errors import DeviceError
 from tests.minigrad.examples import EXAMPLES
 
-try:
-    GPUS = backend.gpu().count()
-    REASON = ""
-except DeviceError as error:
-    GPUS, REASON = 0, str(error)
-
-pytestmark = pytest.mark.skipif(not GPUS, reason=REASON)
+OWN_PLACE = {"to_device", "cross_entropy"}
+"""One example moves within the host, and the other's labels lie there; test_kernels.py has that one."""
 
 
-@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"to_device"}))  # its example moves within the host
-def test_every_operation_agrees_with_the_host_forwards_and_backwards(name):
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - OWN_PLACE))
+def test_every_operation_agrees_with_the_host_and_waits_for_nothing(
+    name: str, device: str, waits: Callable[[], int]
+):
     for example in EXAMPLES[name]:
         host = example.leaves()
-        device = [mg.tensor(x.data, device="gpu", requires_grad=True) for x in host]
-        expected, out = example.call(*host), example.call(*device)
+        moved = [mg.tensor(x.data, device=device, requires_grad=True) for x in host]
+        before = waits()
+        expected, out = example.call(*host), example.call(*moved)
         assert out.device.startswith("gpu")
+        if expected.requires_grad:
+            v = np.linspace(-1.0, 1.0, expected.size).reshape(expected.shape)
+            expected.backward(v)
+            out.backward(mg.tensor(v, device=out.device))
+        assert waits() == before
         np.testing.assert_allclose(out.numpy(), expected.numpy(), rtol=1e-9, atol=1e-12)
-        if not expected.requires_grad:
-            continue
-        v = np.linspace(-1.0, 1.0, expected.size).reshape(expected.shape)
-        expected.backward(v)
-        out.backward(mg.tensor(v, device=out.device))
-        for a, b in zip(host, device, strict=True):
+        for a, b in zip(host, moved, strict=True):
             if a.grad is not None:
                 assert b.grad is not None
+                assert b.grad.device.startswith("gpu")
                 np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-9, atol=1e-12)
 
 
@@ -55,20 +54,51 @@ def losses(device: str, steps: int = 5) -> list[float]:
     return found
 
 
-def test_a_model_trains_as_on_the_host():
-    np.testing.assert_allclose(losses("gpu"), losses("cpu"), rtol=1e-9)
+def test_a_model_trains_as_on_the_host(device: str):
+    np.testing.assert_allclose(losses(device), losses("cpu"), rtol=1e-9)
 
 
-def test_host_and_device_do_not_mix():
-    with pytest.raises(DeviceError, match="cpu and gpu"):
-        mg.ones(3) + mg.ones(3, device="gpu")
+MIXTURES: dict[str, Callable[[mg.Tensor, mg.Tensor], object]] = {
+    "add": lambda x, y: x + y,
+    "matmul": lambda x, y: x @ y,
+    "where": lambda x, y: mg.where(x > 0, x, y),
+    "concat": lambda x, y: mg.concat([x, y], axis=0),
+    "linear": lambda x, y: nn.functional.linear(x, y),
+    "layer_norm": lambda x, y: mg.layer_norm(x, y[0], y[0]),
+    "matmul, by compositions": lambda x, y: mg.softmax(x) @ y,
+}
 
 
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_host_and_device_do_not_mix(name: str, swapped: bool, device: str):
+    x, y = mg.ones((3, 3)), mg.ones((3, 3), device=device)
+    with pytest.raises(DeviceError, match=r"(cpu and gpu|gpu:0 and cpu)"):
+        MIXTURES[name](*((y, x) if swapped else (x, y)))
+
+
+@pytest.mark.usefixtures("device")
 def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(DeviceError, match=f"gpu:{GPUS} was asked for"):
-        mg.ones(3, device=f"gpu:{GPUS}")
+    count = backend.gpu().count()
+    with pytest.raises(DeviceError, match=f"gpu:{count} was asked for"):
+        mg.ones(3, device=f"gpu:{count}")
 
 
+@pytest.mark.usefixtures("two_devices")
+def test_ranks_are_dealt_devices_and_keep_to_them():
+    def main(world: dist.World) -> list[str]:
+        place = f"gpu:{world.local_rank % 2}"
+        backend.of_device(place).use(place)
+        model = nn.Linear(3, 2, device=place, dtype="float64")
+        parallel = dist.DataParallel(model, world)
+        mg.sum(mg.square(parallel(mg.ones((2, 3), dtype="float64", device=place)))).backward()
+        return [tensor.device for p in model.parameters() for tensor in (p, p.grad) if tensor is not None]
+
+    for rank, places in enumerate(dist.spawn(main, ranks=3)):
+        assert set(places) == {f"gpu:{rank % 2}"}
+
+
+@pytest.mark.usefixtures("device")
 def test_thread_ranks_share_a_gpu_and_reduce():
     def main(world: dist.World) -> np.ndarray:
         array = mg.full((1000,), world.rank + 1.0, device="gpu").data
@@ -77,24 +107,3 @@ def test_thread_ranks_share_a_gpu_and_reduce():
 
     for result in dist.spawn(main, ranks=3):
         np.testing.assert_array_equal(result, np.full(1000, 6.0, np.float32))
-
-
-WAYS = {"one": [], "threads": ["--ranks", "2", "--threads"], "mpi": ["--ranks", "2"]}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_training_reaches_the_loss_of_the_host(way, tmp_path, monkeypatch):
-    from minigrad.cli.main import main
-
-    monkeypatch.chdir(tmp_path)
-    text = tmp_path / "text.txt"
-    text.write_text("It is a truth universally acknowledged that a gradient is a sum over paths. " * 40)
-    words = ["train", "--text", str(text), "--steps", "3", "--layers", "1", "--width", "16", "--heads", "2"]
-    words += ["--context", "16", "--batch", "4", "--precision", "float64"]
-    assert main([*words, "--out", "host"]) == 0
-    assert main([*words, *WAYS[way], "--device", "gpu", "--out", "device"]) == 0
-    host, device = (
-        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("host", "device")
-    )
-    np.testing.assert_allclose(device, host, rtol=1e-9)
