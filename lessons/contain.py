@@ -26,7 +26,7 @@ CAPABILITY_VERSION = 0x20080522  # capset(2)
 NOBODY = 65534
 PARTS = ("limits", "network", "files", "rights", "processes")
 FILE_BYTES = 64 << 20  # of one file that is written, what is printed included
-PROCESSES = 256
+PROCESSES, PROCESSES_OF_USER = 256, 4096  # older systems count everything that an ordinary user runs
 
 
 def command(
@@ -34,9 +34,12 @@ def command(
 ) -> list[str]:
     """What to put before a command line to contain it.
 
-    `seconds` of processor time and `memory_bytes` of address space are limits; `hidden` folders look empty
-    (other learners' answers); nothing but the `writable` folders can be written, not even by their owner.
+    `seconds` of processor time and `memory_bytes` of address space are limits; `hidden` folders and files
+    look empty (other learners' answers, the solution); nothing but the `writable` folders can be written, not
+    even by their owner. Windows offers none of it, and no command.
     """
+    if sys.platform == "win32":
+        return []
     wish = {
         "seconds": seconds,
         "memory_bytes": memory_bytes,
@@ -131,7 +134,11 @@ def contain(wish: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-    if user == 0:
+    if user:
+        _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+        most = PROCESSES_OF_USER if most == resource.RLIM_INFINITY else min(most, PROCESSES_OF_USER)
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    else:
         os.setgroups([])
         if _may_run_as_nobody():
             os.setgid(NOBODY)
@@ -153,8 +160,11 @@ def _close_files(writable: Sequence[str], hidden: Sequence[str]) -> None:
         if place not in writable and os.access(place, os.F_OK):
             kept = os.statvfs(place).f_flag & KEPT
             _mount("none", place, None, REMOUNT | BIND | READ_ONLY | kept)
-    for folder in hidden:
-        _mount("none", folder, "tmpfs", READ_ONLY)
+    for path in hidden:
+        if os.path.isdir(path):
+            _mount("none", path, "tmpfs", READ_ONLY)
+        else:
+            _mount(os.devnull, path, None, BIND)
 
 
 def _go_on_as_child() -> None:

@@ -1,22 +1,26 @@
 """The process in which answers are checked: pytest over one `check.py` and one answer, told in JSON lines.
 
-    python -m minigrad.lessons.judge '{"check": ..., "subject": ..., ...}'    (or a list of these)
+    python -m minigrad.lessons.judge '[{"check": ..., "subject": ..., ...}, ...]'
 
-Every finished check appends a line to the file `out`, so that whatever ends this process (an endless loop, a
-crash) what came before is known. The lines are told in words for learners: no frames of pytest or minigrad.
+What a check found is a line on standard output at once: a line in a pipe cannot be taken back, whatever the
+answer does later, and whatever ends this process (an endless loop, a crash) what came before is known. The
+findings are told in words for learners: no frames of pytest or minigrad.
 """
 
+import errno
 import faulthandler
+import functools
 import importlib.util
 import json
 import linecache
 import os
 import re
 import sys
+import tempfile
 import threading
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +28,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
 from minigrad.errors import MinigradError
 from minigrad.lessons.guard import Forbidden, Guard, close_solutions
@@ -31,6 +36,10 @@ from minigrad.lessons.todo import Todo
 
 EXAMPLES = {"check": 60, "grade": 600}
 ENDLESS = 3  # the exit code of a process whose check did not come back
+SKIPPED = "the answer skips cases of its check"
+WORDS = 2000  # of one message at most
+FILE_BYTES = 64 << 20  # of one file that an answer writes, what it prints included
+TOO_MUCH = f"prints or writes more than {FILE_BYTES >> 20} MB"
 
 
 @dataclass(frozen=True)
@@ -38,22 +47,27 @@ class Task:
     """What to check: the lesson's `check.py`, the file under test, names of checks (none: all), and how.
 
     `seed` None draws the same examples every time; `seconds` is the limit of one check; `guarded` refuses the
-    library pieces that the exercises rebuild, and the solution.
+    library pieces that the exercises rebuild, and the solution. After a `controlled` task this process says
+    `ready` and judges the controls, of which it is then told on standard input.
     """
 
     check: str
     subject: str
-    out: str
     checks: tuple[str, ...] = ()
     profile: str = "check"
     seed: int | None = None
     seconds: float = 30.0
     guarded: bool = True
+    controlled: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. `state`: started; then done, todo, failed, endless, or broken (the check is)."""
+    """What one check found. `state`: started; then done, todo, failed, endless, or broken (the check is).
+
+    Without a check: `ready` for controls, and `over`, after which this process says nothing more.
+    """
 
     check: str
     state: str
@@ -65,8 +79,8 @@ class Finding:
 class Judge:
     """A pytest plugin that imports the answer, watches the clock and the guard, and writes the findings."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, write: Callable[[Finding], None]) -> None:
+        self.task, self.write = task, write
         self.subject = Path(task.subject).resolve()
         self.guard = Guard(self.subject)
         self.module: types.ModuleType | None = None
@@ -81,6 +95,9 @@ class Judge:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         if self.task.checks:
             items[:] = [item for item in items if item.name in self.task.checks]
+        if self.task.control:
+            for item in items:
+                as_tested(item, self.task.profile)
         if self.task.guarded:
             self.guard.watch(piece for item in items for piece in rebuilds(item))
             close_solutions()
@@ -102,11 +119,15 @@ class Judge:
         with self.limited(pyfuncitem.name), self.guard.refusing(self.refused(pyfuncitem)):
             for name, value in list(vars(self.module).items()):
                 self.guard.check_answer(name, value)
+            self.keep_cases(pyfuncitem.obj)
             return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = report.nodeid.rpartition("::")[2]
         if report.when == "call" and report.passed:
-            self.write(Finding(report.nodeid.rpartition("::")[2], "done"))
+            self.write(Finding(name, "done"))
+        elif report.skipped:
+            self.write(Finding(name, "failed", SKIPPED))
 
     def pytest_exception_interact(self, node: Any, call: Any) -> None:
         if isinstance(node, pytest.Item):
@@ -115,6 +136,23 @@ class Judge:
             self.write(Finding("", "broken", "".join(traceback.format_exception(call.excinfo.value))))
 
     # ------------------------------------------------------------------------------ the answer
+
+    def keep_cases(self, check: Any) -> None:
+        """Let no answer leave out the cases that it gets wrong, as a check may with cases of its own."""
+        inner = getattr(getattr(check, "hypothesis", None), "inner_test", None)
+        if inner is None:
+            return
+
+        @functools.wraps(inner)
+        def kept(*arguments: Any, **options: Any) -> None:
+            try:
+                inner(*arguments, **options)
+            except (UnsatisfiedAssumption, StopTest) as error:
+                if self.line_of(error):
+                    raise Forbidden(SKIPPED) from None
+                raise
+
+        check.hypothesis.inner_test = kept
 
     def refused(self, item: pytest.Item) -> tuple[str, ...]:
         """The pieces of the library that this check refuses to the answer."""
@@ -131,7 +169,11 @@ class Judge:
         try:
             with self.limited(""):
                 spec.loader.exec_module(module)
-        except SyntaxError as error:
+        except (SyntaxError, ValueError) as error:
+            if self.line_of(error):
+                return self.finding("", error)
+            if not isinstance(error, SyntaxError) or error.lineno is None:
+                return Finding("", "failed", f"{self.subject.name} is no text of Python: {error}")
             where = f"{self.subject.name}, line {error.lineno}"
             source = (error.text or "").rstrip()
             mark = " " * max((error.offset or 1) - 1, 0) + "^"
@@ -159,6 +201,8 @@ class Judge:
             if isinstance(one, Forbidden):
                 return Finding(check, "failed", str(one))
         line = self.line_of(error)
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            return Finding(check, "failed", f"{self.subject.name} {TOO_MUCH}", line=line)
         if isinstance(error, AssertionError):
             return Finding(check, "failed", str(error), example, line)
         if line:
@@ -215,14 +259,25 @@ class Judge:
         self.write(Finding(check, "endless", message, line=line))
         os._exit(ENDLESS)
 
-    def write(self, finding: Finding) -> None:
-        with open(self.task.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(finding)) + "\n")
-
 
 def rebuilds(item: pytest.Item) -> tuple[str, ...]:
     """The pieces of the library that the answer to this check's exercise may not use."""
     return tuple(piece for mark in item.iter_markers("exercise") for piece in mark.kwargs["rebuilds"])
+
+
+def as_tested(item: pytest.Item, profile: str) -> None:
+    """Let a control meet the very cases in which the course's own tests see each mistake caught.
+
+    The check's module stays as the answer left it, so that its settings have to be changed where they are.
+    """
+    check = getattr(item, "obj", None)
+    usual = getattr(check, "_hypothesis_internal_use_settings", None)
+    if usual is not None and Phase.shrink in usual.phases:
+        examples = max(1, usual.max_examples * EXAMPLES["check"] // EXAMPLES[profile])
+        phases = (Phase.explicit, Phase.generate)
+        vars(check)["_hypothesis_internal_use_settings"] = settings(
+            usual, max_examples=examples, derandomize=True, phases=phases
+        )
 
 
 def smallest_example(error: BaseException) -> str:
@@ -240,23 +295,60 @@ def smallest_example(error: BaseException) -> str:
     return ""
 
 
-def main() -> int:
-    """Run the task, or the list of tasks, named on the command line."""
+def main() -> None:
+    """Run the tasks named on the command line, and the controls that follow a controlled one."""
     faulthandler.enable()
-    words = json.loads(sys.argv[1])
-    if isinstance(words, dict):
-        return run(words)
-    for one in words:  # several tasks, each in a child that finds everything imported
-        child = os.fork()
-        if not child:
-            os._exit(run(one))
-        os.waitpid(child, 0)
-    return 0
+    limit_files()
+    channel = os.dup(1)
+    os.dup2(2, 1)  # what else is printed here is no finding
+
+    def told(number: int) -> Callable[[Finding], None]:
+        def write(finding: Finding) -> None:
+            short = replace(finding, message=finding.message[:WORDS], example=finding.example[:WORDS])
+            os.write(channel, (json.dumps({"task": number, **asdict(short)}) + "\n").encode())
+
+        return write
+
+    tasks = [Task(**{**words, "checks": tuple(words["checks"])}) for words in json.loads(sys.argv[1])]
+    if len(tasks) > 1:  # each in a child that finds everything imported
+        for number, task in enumerate(tasks):
+            child = os.fork()
+            if not child:
+                run(task, told(number))
+                os._exit(0)
+            os.waitpid(child, 0)
+    else:
+        run(tasks[0], told(0))
+    if tasks[0].controlled:
+        told(0)(Finding("", "ready"))
+        for number, control in enumerate(json.loads(sys.stdin.readline()), 1):
+            folder = Path(tempfile.mkdtemp())
+            Path(folder, "exercise.py").write_text(control["source"], encoding="utf-8")
+            task = replace(
+                tasks[0],
+                subject=str(folder / "exercise.py"),
+                checks=tuple(control["checks"]),
+                control=True,
+                guarded=False,
+            )
+            run(task, told(number))
+    told(0)(Finding("", "over"))
+    os._exit(0)  # whatever the answer left behind does not go on
 
 
-def run(words: dict[str, Any]) -> int:
+def limit_files() -> None:
+    """Bound what an answer can print or write, where the system offers that."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = FILE_BYTES if most == resource.RLIM_INFINITY else min(FILE_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+
+def run(task: Task, write: Callable[[Finding], None]) -> None:
     """Run one task in this process."""
-    task = Task(**{**words, "checks": tuple(words.get("checks", ()))})
     settings.register_profile(
         task.profile,
         max_examples=EXAMPLES[task.profile],
@@ -271,9 +363,10 @@ def run(words: dict[str, Any]) -> int:
     folder = Path(task.check).parent
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:doctest", "--import-mode=importlib", "--noconftest"]
     options += ["-c", os.devnull, "--rootdir", str(folder), "-o", "python_functions=check_*"]
+    options += ["--show-capture=no"]
     options += [] if task.seed is None else [f"--hypothesis-seed={task.seed}"]
-    return int(pytest.main([*options, task.check], plugins=[Judge(task)]))
+    pytest.main([*options, task.check], plugins=[Judge(task, write)])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

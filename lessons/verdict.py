@@ -1,22 +1,20 @@
 """Checking an answer: starts the judge in a process of its own, and adds its findings up by exercise."""
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import minigrad
 from minigrad.lessons.catalogue import Exercise, Lesson
 from minigrad.lessons.judge import EXAMPLES, Finding, Task
+from minigrad.lessons.mutants import Control
+from minigrad.lessons.session import Session, hold
 
-STATES = ("broken", "endless", "failed", "todo", "done")  # the worst first
-PACKAGE_HOME = str(Path(minigrad.__file__).parents[1])  # where this very minigrad is found, installed or not
+STATES = ("broken", "tampered", "endless", "failed", "todo", "done", "started")  # the worst first
 ENDED = "the answer ended the process in which it was checked, or ran out of its memory"
+ANSWER_BYTES = 1 << 20
 SECONDS = {"check": 30.0, "grade": 60.0}
 
 
@@ -85,12 +83,14 @@ def check(
     seconds: float | None = None,
     command: Sequence[str] = (),
     scratch: Path | None = None,
+    controls: Sequence[Control] = (),
 ) -> Result:
     """Check the file `subject` as an answer to a lesson, or to exercise `key` of it.
 
     `profile` is "check" or "grade" (many more examples); `seed` draws others than the usual ones. `guarded`
     refuses what exercises rebuild, and the solution. `command` goes before the judge's own command line
-    (grading contains it so), and all that it writes lies in the folder `scratch`.
+    (grading contains it so), and all that it writes lies in the folder `scratch`. With `controls` nothing is
+    done before the same process has told these right and wrong answers apart.
     """
     wanted = lesson.exercises if key is None else (lesson.exercise(key),)
     waiting = [name for exercise in wanted for name in exercise.checks]
@@ -102,24 +102,26 @@ def check(
             task = Task(
                 check=str(lesson.folder / "check.py"),
                 subject=str(subject.resolve()),
-                out=str(Path(folder, "findings.jsonl")),
                 checks=tuple(waiting),
                 profile=profile,
                 seed=seed,
                 seconds=limit,
                 guarded=guarded,
+                controlled=bool(controls),
             )
-            found = {finding.check: finding for finding in judge(task, command)}
+            session = hold([task], Path(folder), command=command, controls=controls)
+            found = worst(task.checks, session.findings[0])
             for name in waiting:
                 if "" in found:  # nothing can be checked at all
                     found.setdefault(name, replace(found[""], check=name))
             for name, finding in found.items():
                 if finding.state == "started":
                     found[name] = replace(finding, state="failed", message=ENDED)
+            if controls:
+                found = confirmed(found, waiting, session, controls)
             if not found.keys() & set(waiting):
-                found[waiting[0]] = Finding(
-                    waiting[0], "broken", "the process that checks ended without a word"
-                )
+                said = session.printed or "the process that checks ended without a word"
+                found[waiting[0]] = Finding(waiting[0], "broken", said)
             findings |= found
             if any(finding.state == "endless" for finding in found.values()):
                 limit = max(limit / 2, min(limit, 10.0))  # or an answer that only sleeps would take an hour
@@ -127,10 +129,58 @@ def check(
     return Result(lesson, tuple(_verdict(exercise, findings) for exercise in wanted), profile, seed)
 
 
-def judge(task: Task, command: Sequence[str] = ()) -> list[Finding]:
-    """Run one judge process and return what it found before it ended, however it ended."""
-    Path(task.out).unlink(missing_ok=True)
-    return read_findings(task, run_judge([task], command))
+def refused(lesson: Lesson, why: str, *, profile: str, seed: int | None) -> Result:
+    """The result of an answer that is not even started."""
+    found = {name: Finding(name, "failed", why) for exercise in lesson.exercises for name in exercise.checks}
+    return Result(lesson, tuple(_verdict(exercise, found) for exercise in lesson.exercises), profile, seed)
+
+
+def unreadable(path: Path) -> str:
+    """Why a file cannot be an answer, in a sentence; empty if it can."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    if size > ANSWER_BYTES:
+        return f"{path.name} has {size:,} bytes; an answer has at most {ANSWER_BYTES:,}"
+    return ""
+
+
+def worst(checks: Sequence[str], said: Sequence[Finding]) -> dict[str, Finding]:
+    """The worst that was said of each check: what an answer adds to its judge's words cannot better them."""
+    found: dict[str, Finding] = {}
+    for finding in said:
+        if finding.check in ("", *checks) and finding.state in STATES:
+            before = found.get(finding.check, finding)
+            found[finding.check] = min(before, finding, key=lambda one: STATES.index(one.state))
+    return found
+
+
+def confirmed(
+    found: dict[str, Finding], waiting: Sequence[str], session: Session, controls: Sequence[Control]
+) -> dict[str, Finding]:
+    """What can be believed of the findings, by what the same process then said about the controls."""
+    why = ""
+    if session.over:
+        for control, said in zip(controls, session.findings[1:], strict=True):
+            own = worst(control.checks, said)
+            states = {own[name].state if name in own else "missing" for name in control.checks}
+            if control.right and states != {"done"}:
+                why = why or f"after it a right answer to {control.exercise} did not pass"
+            if not control.right and not states & {"failed", "endless"}:
+                why = why or f"after it a wrong answer to {control.exercise} passed"
+    else:  # it never came to the controls, so that whatever passed has to pass again, without what ended it
+        found = {name: finding for name, finding in found.items() if finding.state != "done"}
+        if not found.keys() & set(waiting):
+            why = "its process ended before right and wrong answers were told apart in it"
+    if not why:
+        return found
+    return {
+        name: Finding(name, "tampered", f"this answer changed how answers are judged: {why}")
+        for name in waiting
+    }
 
 
 def check_each(
@@ -146,68 +196,20 @@ def check_each(
             Task(
                 check=str(lesson.folder / "check.py"),
                 subject=str(subject.resolve()),
-                out=str(Path(folder, f"{number}.jsonl")),
                 checks=lesson.exercise(key).checks,
                 seconds=seconds,
             )
-            for number, (key, subject) in enumerate(subjects)
+            for key, subject in subjects
         ]
-        said = run_judge(tasks)
-        found = [{finding.check: finding for finding in read_findings(task, said)} for task in tasks]
+        session = hold(tasks, Path(folder))
     verdicts = []
-    for (key, _), findings in zip(subjects, found, strict=True):
-        unknown = findings.get("", Finding("", "done"))
+    for (key, _), task, said in zip(subjects, tasks, session.findings, strict=True):
+        findings = worst(task.checks, said)
+        unknown = findings.get("", Finding("", "done" if findings else "broken", session.printed))
         exercise = lesson.exercise(key)
         every = {name: findings.get(name, replace(unknown, check=name)) for name in exercise.checks}
         verdicts.append(_verdict(exercise, every))
     return verdicts
-
-
-def run_judge(tasks: Sequence[Task], command: Sequence[str] = ()) -> str:
-    """Run a judge process over some tasks; what it printed, which tells something only if it is broken."""
-    environment = os.environ | {
-        "MINIGRAD_QUICK": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MINIGRAD_PROGRESS": "off",
-        "TMPDIR": str(Path(tasks[0].out).parent),
-    }
-    environment["PYTHONPATH"] = os.pathsep.join([PACKAGE_HOME, os.environ.get("PYTHONPATH", "")]).rstrip(
-        os.pathsep
-    )
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment.setdefault(name, "1")
-    words = [*command, sys.executable, "-m", "minigrad.lessons.judge"]
-    # Each check has its own limit; this one is for a judge that cannot keep it.
-    limit = sum((task.seconds + 20) * (len(task.checks) + 1) for task in tasks)
-    try:
-        done = subprocess.run(
-            [*words, json.dumps([asdict(task) for task in tasks] if len(tasks) > 1 else asdict(tasks[0]))],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-            errors="replace",
-        )
-        return done.stdout + done.stderr
-    except subprocess.TimeoutExpired:
-        return f"no result after {limit:g} seconds"
-
-
-def read_findings(task: Task, said: str = "") -> list[Finding]:
-    """What a judge wrote about a task; what makes no sense (an answer may write there, too) is left out."""
-    out = Path(task.out)
-    if out.is_symlink() or not out.is_file():
-        return [Finding("", "broken", said.strip()[-2000:] or "no result")]
-    found = []
-    for line in out.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            finding = Finding(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        if finding.check in ("", *task.checks) and finding.state in (*STATES, "started"):
-            found.append(finding)
-    return found
 
 
 def _verdict(exercise: Exercise, findings: dict[str, Finding]) -> Verdict:
@@ -222,4 +224,4 @@ def fresh_seed() -> int:
     return int.from_bytes(os.urandom(4), "little")
 
 
-__all__ = ["EXAMPLES", "Result", "Verdict", "check", "check_each", "fresh_seed", "judge"]
+__all__ = ["EXAMPLES", "Result", "Verdict", "check", "check_each", "fresh_seed"]

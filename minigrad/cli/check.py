@@ -19,7 +19,7 @@ examples:
 
 Exit codes: 0 all done; 1 something is wrong or still to do; 2 wrong usage.
 """
-MARKS = {"done": "✓", "todo": "·", "failed": "✗", "endless": "✗", "broken": "!"}
+MARKS = {"done": "✓", "todo": "·", "failed": "✗", "endless": "✗", "broken": "!", "tampered": "!"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     """Check, print, and return 0 if all is done. Raises UsageError where there is nothing to check."""
     from minigrad.cli.lessons import own_exercise
     from minigrad.lessons import find_lesson
-    from minigrad.lessons.verdict import check, fresh_seed
+    from minigrad.lessons.verdict import check, fresh_seed, unreadable
 
     number, key = parse(args.what)
     lesson = find_lesson(number)
@@ -66,6 +66,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(
             f"there is no file {subject}" + ("; this copy of the course has no solutions" * solution)
         )
+    if why := unreadable(subject):
+        raise UsageError(why)
     seed = fresh_seed() if args.grade and args.seed is None else args.seed
     profile = "grade" if args.grade else "check"
     result = check(lesson, subject, key=key, profile=profile, seed=seed, guarded=not solution)

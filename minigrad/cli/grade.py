@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,15 @@ grades.json (everything, with the seed and the version of the checks, so that gr
 
 Each answer runs in processes that end with it, without rights and network, in limited time and memory, where
 no file can be changed and other submissions are not seen. Where the system does not offer all of that,
-it says so; do not grade as root then.
+it says so, and as root it does not begin.
+
+After each answer the same process has to tell right answers from wrong ones: `tampered` is one after which it
+could not. `(read it)` is one whose text names more than its exercise needs: the column `read`.
 """
 PARTS = {
     "limits": "its time and memory are not limited",
     "network": "it can reach the network",
-    "files": "it can change your files",
+    "files": "it can read and change your files, and see other submissions",
     "rights": "it has your rights",
     "processes": "what it starts may go on running",
 }
@@ -65,68 +67,116 @@ def main(args: argparse.Namespace) -> int:
     if not args.submissions.is_dir():
         raise UsageError(f"there is no folder {args.submissions}; it holds one folder a learner")
     folders = sorted(path for path in args.submissions.iterdir() if path.is_dir() and path.name[0] != ".")
-    work = [
-        (who, lesson) for who in folders for lesson in wanted if (who / lesson.name / "exercise.py").is_file()
-    ]
+    work = [(who, lesson) for who in folders for lesson in wanted if answer_of(who, lesson)]
+    for who in folders:
+        if who not in [one for one, _ in work]:
+            print(f"{who.name} has no exercise.py of these lessons in a folder that can be read")
     if not work:
         names = ", ".join(lesson.name for lesson in wanted[:3])
         raise UsageError(f"no folder in {args.submissions} has an exercise.py in {names}, ...; see --help")
     if not args.out.is_dir():
         raise UsageError(f"there is no folder {args.out} for the tables; make it first")
-    open_parts = [PARTS[part] for part, held in contained().items() if not held]
+    held = contained()
+    open_parts = [PARTS[part] for part in PARTS if not held[part]]
+    if root() and not held["files"]:
+        raise UsageError(
+            "you are root, and this system does not keep submissions from changing files: any of them could "
+            "change all of yours; grade as an ordinary user"
+        )
     if open_parts:
         print("warning: submissions are not contained on this system: " + "; ".join(open_parts), flush=True)
     seed = fresh_seed() if args.seed is None else args.seed
     rows = []
     for number, (who, lesson) in enumerate(work, 1):
-        result = grade_one(args.submissions, who / lesson.name / "exercise.py", lesson, seed, args)
-        rows.append({"learner": who.name, **result.as_json()})
-        print(
-            f"{number}/{len(work)}  {who.name:24} {lesson.name:20} {result.points}/{result.possible}",
-            flush=True,
-        )
+        result, beyond = grade_one(args.submissions, who / lesson.name / "exercise.py", lesson, seed, args)
+        said = result.as_json()
+        rows.append({"learner": who.name, **said, "read": beyond})
+        points = f"{result.points}/{result.possible}"
+        note = "  TAMPERED" * ("tampered" in said["states"]) or "  (read it)" * bool(beyond and result.points)
+        print(f"{number}/{len(work)}  {who.name:24} {lesson.name:20} {points}{note}", flush=True)
     write(
         args.out / "grades.json",
-        json.dumps({"seed": seed, "contained": contained(), "grades": rows}, indent=2),
+        json.dumps({"seed": seed, "contained": held, "grades": rows}, indent=2),
     )
     write(args.out / "grades.csv", as_csv(rows))
+    if any(row["read"] and row["points"] for row in rows):
+        print("\n(read it): these answers name more than their exercises need; the lines are in grades.csv")
     print(f"\n{args.out / 'grades.csv'} and grades.json; the same cases again: --seed {seed}")
     return 0
 
 
+def root() -> bool:
+    """Whether all files of the system are this user's."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def answer_of(who: Path, lesson: "Lesson") -> bool:
+    """Whether there is an answer to a lesson in a learner's folder."""
+    try:
+        return (who / lesson.name / "exercise.py").is_file()
+    except OSError:  # the folder cannot be read
+        return False
+
+
 def grade_one(
     submissions: Path, answer: Path, lesson: "Lesson", seed: int, args: argparse.Namespace
-) -> "Result":
-    """Check a copy of one answer, contained, where it sees nobody else's."""
+) -> tuple["Result", list[str]]:
+    """Check a copy of one answer, contained, where it sees nobody else's; and what its text reaches for."""
     from minigrad.lessons.catalogue import HOME
     from minigrad.lessons.contain import command
-    from minigrad.lessons.verdict import SECONDS, check
+    from minigrad.lessons.mutants import controls_of
+    from minigrad.lessons.reach import reaches
+    from minigrad.lessons.verdict import SECONDS, check, refused, unreadable
 
     profile = "check" if args.quick else "grade"
+    place = answer.parents[1].resolve() / lesson.name / answer.name
+    why = "exercise.py is a link" if answer.resolve() != place else unreadable(answer)
+    if why:
+        return refused(lesson, why, profile=profile, seed=seed), []
     seconds = SECONDS[profile] * (1 + sum(len(exercise.checks) for exercise in lesson.exercises))
     with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
         os.chmod(folder, 0o777)
         subject = Path(folder, "exercise.py")
-        shutil.copyfile(answer, subject)
-        hidden = [submissions] if submissions.resolve() not in (HOME, *HOME.parents) else []
+        source = answer.read_bytes()
+        subject.write_bytes(source)
+        answers = (lesson.folder / name for name in ("solution.py", "mutants.py", "__pycache__"))
+        hidden = [path for path in answers if path.exists()]
+        if submissions.resolve() not in (HOME, *HOME.parents):
+            hidden.append(submissions)
         prefix = command(
             seconds=seconds,
             memory_bytes=int(args.memory * GIBIBYTE),
             hidden=hidden,
             writable=[Path(folder)],
         )
-        return check(lesson, subject, profile=profile, seed=seed, command=prefix, scratch=Path(folder))
+        result = check(
+            lesson,
+            subject,
+            profile=profile,
+            seed=seed,
+            command=prefix,
+            scratch=Path(folder),
+            controls=controls_of(lesson),
+        )
+        return result, reaches(source, lesson)
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
     """One row a learner and lesson; names that a spreadsheet would take for formulas are quoted."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["learner", "lesson", "points", "possible", "states", "version", "seed"])
+    table.writerow(["learner", "lesson", "points", "possible", "states", "version", "seed", "read"])
     for row in rows:
         learner = re.sub(r"^(?=[=+\-@\t\r])", "'", row["learner"])
         states = " ".join(f"{one['exercise']}:{one['state']}" for one in row["exercises"])
-        figures = (row["points"], row["possible"], states, row["version"], row["seed"])
+        figures = (
+            row["points"],
+            row["possible"],
+            states,
+            row["version"],
+            row["seed"],
+            "; ".join(row["read"]),
+        )
         table.writerow([learner, row["name"], *figures])
     return out.getvalue()
 

@@ -13,57 +13,12 @@ from minigrad.lessons.catalogue import read_lesson
 from minigrad.lessons.contain import contained
 from minigrad.lessons.mutants import Mutant, plant
 from minigrad.lessons.verdict import check
-
-LESSON = '''"""A small lesson.
-
-Paper: nobody, a paper
-    on two lines
-Builds: a sum
-Source: minigrad/walk.py, minigrad/graph.py
-Ranks: 1
-Minutes: 5
-"""
-'''
-CHECK = '''"""What the answers must do."""
-
-from hypothesis import given
-from hypothesis import strategies as st
-
-from minigrad.lessons.checking import exercise, require, require_close
-
-
-@exercise("1.1", "add", points=2, rebuilds=["minigrad.ops.elementwise.add", "minigrad.transforms.grad"])
-@given(x=st.integers(0, 99), y=st.integers(0, 99))
-def check_add(answer, x, y):
-    require_close(answer.add(x, y), x + y, "the sum")
-
-
-@exercise("1.2", "double", points=1)
-@given(x=st.integers(0, 99))
-def check_double(answer, x):
-    require(answer.double(x) == 2 * x, f"twice {x} is {2 * x}")
-'''
-STUBS = """from minigrad.lessons import Todo
-
-
-def add(x, y):
-    raise Todo("1.1: add both")
-
-
-def double(x):
-    raise Todo("1.2: double it")
-"""
-RIGHT = "def add(x, y):\n    return x + y\n\n\ndef double(x):\n    return 2 * x\n"
+from tests.lessons.small import RIGHT, small_lesson
 
 
 @pytest.fixture
 def lesson(tmp_path):
-    folder = tmp_path / "01_small"
-    folder.mkdir()
-    files = {"lesson.py": LESSON, "check.py": CHECK, "exercise.py": STUBS, "solution.py": RIGHT}
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    return read_lesson(folder)
+    return small_lesson(tmp_path)
 
 
 def told(lesson, source, *, seconds=None, key=None):
