@@ -82,20 +82,19 @@ def _layer_norm_pull(
     average = (gain / max(width, 1))[:, None]
     for block in blocks(xp, rows.shape[0], width):
         g, s = v[block], inverse[block]
-        normal = rows[block] - mean[block]
-        normal *= s
-        product = g * normal
+        centred = rows[block] - mean[block]
+        product = g * centred
         if dw is not None:
-            dw += column_sums(xp, product)
+            dw += xp.matmul(s.T, product)[0]
         if db is not None:
             db += column_sums(xp, g)
         if dx_rows is not None:
-            # dx = s · (gain·g - mean(gain·g) - normal · mean(gain·g·normal))
+            # dx = s · (gain·g - mean(gain·g) - s² · centred · mean(gain·g·centred))
             d = dx_rows[block]
             xp.multiply(g, gain, out=d)
             d -= xp.matmul(g, average)
-            normal *= xp.matmul(product, average)
-            d -= normal
+            centred *= xp.matmul(product, average) * (s * s)
+            d -= centred
             d *= s
     return [dx, dw, db]
 
