@@ -1,28 +1,15 @@
-"""Lessons 23 and 28: on a GPU, on other numbers of processes, and what wrong answers are told."""
+"""Lessons 23 and 28: on other numbers of processes, and what wrong answers are told."""
 
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import pytest
 
 from minigrad.lessons import find_lesson
 from minigrad.lessons.mutants import Mutant, plant
 from minigrad.lessons.verdict import check_each
-from tests.lessons import test_on_gpu
 from tests.packaging.tree import ROOT
-
-TOLERANCES = {23: 1e-9, 28: 1e-9}
-
-
-@pytest.mark.parametrize("number", TOLERANCES)
-def test_losses_on_a_gpu_are_those_of_the_cpu(number):
-    with mock.patch.dict(test_on_gpu.TOLERANCES, TOLERANCES):
-        test_on_gpu.check(number)
-    text = (find_lesson(number).folder / "lesson.py").read_text()
-    assert f"--device gpu {number}`" in text
-    assert "agree with the CPU's to $10^{-9}$" in text
 
 
 @pytest.mark.parametrize(("number", "ranks"), [(23, 3), (28, 3), (28, 8)])
