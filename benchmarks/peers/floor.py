@@ -18,7 +18,7 @@ from benchmarks.peers.kernels import (
     norm_backward,
     norm_forward,
 )
-from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.peers.step import Step, by_workload, in_turn, trained
 from benchmarks.workloads import GPT, MLP, Floats, Integers, Overhead
 
 DESCRIPTION = f"plain NumPy {np.__version__} by hand (SciPy for the gradient of the embedding)"
@@ -111,15 +111,7 @@ def add_rows(table: Floats, indices: Integers, rows: Floats) -> None:
 
 def gpt(workload: GPT) -> Step:
     """The transformer."""
-    model = Model(workload)
-    batches = in_turn(workload.data())
-
-    def run() -> float:
-        loss = model.loss_and_gradients(*next(batches))
-        model.adam.step()
-        return loss
-
-    return Step(run, lambda: model.gradients)
+    return trained(Model(workload), workload)
 
 
 def overhead(workload: Overhead) -> Step:

@@ -15,7 +15,7 @@ from benchmarks.peers.kernels import (
     linear,
     linear_gradients,
 )
-from benchmarks.peers.step import Step, in_turn
+from benchmarks.peers.step import Step, trained
 from benchmarks.workloads import Convnet, Floats, Integers
 
 IMAGES = 4  # at a time: windows of 4 · 14 · 14 places, 288 entries each, are 0.9 MB
@@ -148,12 +148,4 @@ class Model:
 
 def convnet(workload: Convnet) -> Step:
     """The convolutional network."""
-    model = Model(workload)
-    batches = in_turn(workload.data())
-
-    def run() -> float:
-        loss = model.loss_and_gradients(*next(batches))
-        model.adam.step()
-        return loss
-
-    return Step(run, lambda: model.gradients)
+    return trained(Model(workload), workload)

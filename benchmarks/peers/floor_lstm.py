@@ -11,7 +11,7 @@ from benchmarks.peers.kernels import (
     linear,
     linear_gradients,
 )
-from benchmarks.peers.step import Step, in_turn
+from benchmarks.peers.step import Step, trained
 from benchmarks.workloads import LSTM, Floats, Integers
 
 
@@ -109,12 +109,4 @@ class Model:
 
 def lstm(workload: LSTM) -> Step:
     """The recurrent network."""
-    model = Model(workload)
-    batches = in_turn(workload.data())
-
-    def run() -> float:
-        loss = model.loss_and_gradients(*next(batches))
-        model.adam.step()
-        return loss
-
-    return Step(run, lambda: model.gradients)
+    return trained(Model(workload), workload)

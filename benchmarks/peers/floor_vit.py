@@ -11,7 +11,7 @@ from benchmarks.peers.kernels import (
     norm_backward,
     norm_forward,
 )
-from benchmarks.peers.step import Step, in_turn
+from benchmarks.peers.step import Step, trained
 from benchmarks.workloads import Floats, Integers, ViT
 
 
@@ -68,12 +68,4 @@ class Model(Stack):
 
 def vit(workload: ViT) -> Step:
     """The vision transformer."""
-    model = Model(workload)
-    batches = in_turn(workload.data())
-
-    def run() -> float:
-        loss = model.loss_and_gradients(*next(batches))
-        model.adam.step()
-        return loss
-
-    return Step(run, lambda: model.gradients)
+    return trained(Model(workload), workload)

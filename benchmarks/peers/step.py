@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from benchmarks.workloads import Floats, Workload
 
@@ -27,6 +27,18 @@ Builder: TypeAlias = Callable[[Workload], Step]
 
 class NotWritten(NotImplementedError):
     """A peer for which nobody has written this workload."""
+
+
+def trained(model: Any, workload: Any) -> Step:
+    """The step of a network by hand: loss and gradients into its buffers, then its optimizer."""
+    batches = in_turn(workload.data())
+
+    def run() -> float:
+        loss: float = model.loss_and_gradients(*next(batches))
+        model.adam.step()
+        return loss
+
+    return Step(run, lambda: model.gradients)
 
 
 def by_workload(**builders: Callable[..., Step]) -> Builder:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from minigrad.backend_windows import Geometry, Span, window_counts, window_spans
 from minigrad.ops import depthwise
 from minigrad.ops.linear import column_sums
+from minigrad.ops.shape import inverse
 
 BLOCK = 1 << 18  # entries of windows at a time, forwards and backwards: 1 MiB of float32
 
@@ -50,7 +51,7 @@ class _Plan:
             self.image_axes = (0, *spatial, 1)
             self.window_axes = (0, *(a + axes for a in spatial), *spatial, 1)
             self.weight_axes = (0, *spatial, 1)
-        self.back = _inverse(self.image_axes)
+        self.back = inverse(self.image_axes)
         self.each = self.inner == self.outer == 1 < groups  # channels that do not mix
         self.plain = math.prod(kernel) == 1 == max(geometry[1])  # each place is its own window
 
@@ -124,18 +125,15 @@ class _Windows:
         return (windows[:depth] if plan.first else windows).reshape([whole[a] for a in plan.window_axes])
 
 
-def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
-
-
 def forward(
     xp: Any, x: Any, weight: Any, bias: Any, *, geometry: Geometry, padding: Padding, groups: int
 ) -> tuple[Any, None]:
     """The result, and nothing kept: windows are cut again backwards."""
     plan = _Plan(x, weight, geometry, padding, groups)
-    out = xp.empty((plan.batch * plan.places, weight.shape[0]), dtype=x.dtype)
     if plan.each:
         out = depthwise.forward(xp, plan, x, weight, bias)
+    else:
+        out = xp.empty((plan.batch * plan.places, weight.shape[0]), dtype=x.dtype)
     ones = plan.joins(bias)
     for group in range(0 if plan.each else groups):
         own, inputs = _group(group, plan.outer), _group(group, plan.inner)
@@ -199,7 +197,7 @@ def pull(
                 _pull_image(plan, windows, part, matrix, dx[block, inputs])
         if dw is not None and total is not None:
             kernels = total[: plan.depth].T.reshape([weight[own].shape[a] for a in plan.weight_axes])
-            dw[own] = xp.permute_dims(kernels, _inverse(plan.weight_axes))
+            dw[own] = xp.permute_dims(kernels, inverse(plan.weight_axes))
             if ones:
                 db[own] = total[plan.depth]
     return [dx, dw, db]

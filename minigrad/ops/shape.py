@@ -45,12 +45,13 @@ def reshape(x: Any, /, shape: Sequence[int], *, copy: bool | None = None) -> Ten
     return _copy(out) if copy else out
 
 
-@linear(x=lambda xp, v, axes: xp.permute_dims(v, _inverse(axes)))
+@linear(x=lambda xp, v, axes: xp.permute_dims(v, inverse(axes)))
 def _permute_dims(xp: Any, x: Any, /, *, axes: tuple[int, ...]) -> Any:
     return xp.permute_dims(x, axes)
 
 
-def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+def inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    """The permutation that undoes `axes`."""
     return tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))
 
 

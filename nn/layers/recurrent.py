@@ -49,6 +49,8 @@ class _Recurrent(Module):
             raise UsageError(f"{name}({input_size}, {hidden_size}, {num_layers}): sizes are positive")
         if proj_size and self.states < 2:
             raise UsageError(f"{name}: only an LSTM has a proj_size, got {proj_size}")
+        if not 0 <= proj_size < hidden_size:
+            raise UsageError(f"{name}: proj_size is below hidden_size {hidden_size}, or 0; got {proj_size}")
         check_probability(dropout)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
@@ -265,27 +267,6 @@ class LSTM(_Recurrent):
     """
 
     gates, states = 4, 2
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        *,
-        device: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        if not 0 <= proj_size < hidden_size and hidden_size > 0:
-            raise UsageError(f"LSTM: proj_size is below hidden_size {hidden_size}, or 0; got {proj_size}")
-        options: Any = {"proj_size": proj_size, "device": device, "dtype": dtype}
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options
-        )
 
     def _input_bias(self, suffix: str) -> Tensor | None:
         return getattr(self, "bias_ih" + suffix) + getattr(self, "bias_hh" + suffix) if self.bias else None

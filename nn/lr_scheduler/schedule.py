@@ -119,8 +119,8 @@ class FactorLR(LRScheduler):
         return lr * now / before if before else self.rate(index, epoch)
 
 
-class LambdaLR(LRScheduler):
-    """Set each group's rate to its starting rate times `lr_lambda(epoch)`: one function, or one for each."""
+class _ByFunction(LRScheduler):
+    """Rates from a function of the epoch that the user gives: one for all groups, or one for each."""
 
     def __init__(
         self,
@@ -128,33 +128,29 @@ class LambdaLR(LRScheduler):
         lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
         last_epoch: int = -1,
     ) -> None:
-        check_optimizer("LambdaLR", optimizer)
+        check_optimizer(type(self).__name__, optimizer)
         self.lr_lambdas = _functions(optimizer, lr_lambda)
         super().__init__(optimizer, last_epoch)
 
+    def factor(self, index: int, epoch: int) -> float:
+        """What the function of a group says."""
+        return self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)](epoch)
+
+
+class LambdaLR(_ByFunction):
+    """Set each group's rate to its starting rate times `lr_lambda(epoch)`: one function, or one for each."""
+
     def rate(self, index: int, epoch: int) -> float:
-        function = self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)]
-        return self.base_lrs[index] * function(epoch)
+        return self.base_lrs[index] * self.factor(index, epoch)
 
 
-class MultiplicativeLR(LRScheduler):
+class MultiplicativeLR(_ByFunction):
     """Multiply each group's rate by `lr_lambda(epoch)` in every epoch from 1 on: one function, or one for
     each.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
-        last_epoch: int = -1,
-    ) -> None:
-        check_optimizer("MultiplicativeLR", optimizer)
-        self.lr_lambdas = _functions(optimizer, lr_lambda)
-        super().__init__(optimizer, last_epoch)
-
     def rate(self, index: int, epoch: int) -> float:
-        function = self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)]
-        return self.base_lrs[index] * math.prod(function(past) for past in range(1, epoch + 1))
+        return self.base_lrs[index] * math.prod(self.factor(index, past) for past in range(1, epoch + 1))
 
     def begin(self, index: int, lr: float) -> float:
         return lr if self.last_epoch == 0 else self.rate(index, self.last_epoch)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -98,3 +99,12 @@ def start(words: Sequence[str], *, folder: Path, **options: Any) -> subprocess.P
         start_new_session=True,
         **options,
     )
+
+
+def stopped(folder: Path, copy: Path) -> Path:
+    """A copy of a run as it was after half of its steps."""
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "checkpoints" / f"step_{STEPS:06d}")
+    for name in ("report.json", "loss.svg"):
+        (copy / name).unlink()
+    return copy

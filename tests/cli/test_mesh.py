@@ -1,7 +1,6 @@
 """`minigrad train` on data × pipeline × tensor: the losses of one rank; its report; what is refused."""
 
 import json
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from minigrad.cli.trainer import Trainer
 from minigrad.dist import World, checkpoint, launch
 from minigrad.nn import amp
 from minigrad.nn.text import text_from_files
-from tests.cli.common import STEPS, TOLERANCE, alone, losses, metrics, quiet, report, text, words
+from tests.cli.common import STEPS, TOLERANCE, alone, losses, metrics, quiet, report, stopped, text, words
 
 __all__ = ["alone", "quiet", "text"]  # fixtures
 
@@ -58,15 +57,6 @@ def test_every_mesh_loses_as_much_as_one_rank(
     loss = report(alone[precision])["validation_loss"]
     assert report(tmp_path / "run")["validation_loss"] == pytest.approx(loss, rel=TOLERANCE[precision])
     assert {path.name for path in tmp_path.iterdir()} == {"run"}  # no offloaded file is left behind
-
-
-def stopped(folder: Path, copy: Path) -> Path:
-    """A copy of a run as it was after half of its steps."""
-    shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "checkpoints" / f"step_{STEPS:06d}")
-    for name in ("report.json", "loss.svg"):
-        (copy / name).unlink()
-    return copy
 
 
 def test_a_run_goes_on_on_every_other_mesh(text: Path, alone: dict[str, Path], tmp_path: Path) -> None:

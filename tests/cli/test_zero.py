@@ -20,7 +20,7 @@ from minigrad.cli.training_run import Plan
 from minigrad.dist import World, checkpoint, checkpoint_saving, launch
 from minigrad.nn import amp
 from minigrad.nn.text import text_from_files
-from tests.cli.common import STEPS, TOLERANCE, alone, losses, metrics, quiet, report, text, words
+from tests.cli.common import STEPS, TOLERANCE, alone, losses, metrics, quiet, report, stopped, text, words
 
 __all__ = ["alone", "quiet", "text"]  # fixtures
 
@@ -106,15 +106,6 @@ def test_the_loss_of_a_large_batch_is_no_number_of_float16() -> None:
     model = nn.GPT(nn.GPTConfig(context=16, layers=1, heads=1, width=2), dtype="float16")
     tokens = np.zeros((1000, 16), dtype=int)
     assert 65504 < model.loss(tokens, tokens, reduction="sum").item() < float("inf")
-
-
-def stopped(folder: Path, copy: Path) -> Path:
-    """A copy of a run as it was after half of its steps."""
-    shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "checkpoints" / f"step_{STEPS:06d}")
-    for name in ("report.json", "loss.svg"):
-        (copy / name).unlink()
-    return copy
 
 
 @pytest.mark.parametrize(
