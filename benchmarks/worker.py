@@ -39,13 +39,15 @@ def forget_peak() -> None:
 
 
 def blas_kernels() -> str:
-    """The kernels that NumPy's OpenBLAS chose, such as SkylakeX or Haswell."""
+    """The kernels that NumPy's OpenBLAS chose, such as SkylakeX or Haswell, or which other BLAS NumPy has."""
     try:
+        import numpy
         from threadpoolctl import threadpool_info
     except ImportError:
         return "unknown"
     found = {str(entry.get("architecture", entry["internal_api"])) for entry in blas_of(threadpool_info())}
-    return "/".join(sorted(found)) or "unknown"
+    built_with = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    return "/".join(sorted(found)) or str(built_with)
 
 
 def blas_of(libraries: list[dict[str, Any]]) -> list[dict[str, Any]]:

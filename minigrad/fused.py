@@ -46,6 +46,7 @@ class Fused(Operation):
         super().__init__(signature_carrier, {})
         self.rules = None
         self.composition, self.fast_forward, self.fast_pull = composition, forward, pull
+        self.is_told = "keep" in inspect.signature(forward).parameters
 
     def pull_node(
         self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
@@ -97,6 +98,7 @@ class Fused(Operation):
 def calling(operation: Fused) -> Callable[..., Tensor]:
     """The function that users call: the fast path where it can be taken, otherwise the composition."""
     forward, defaults, namespaces = operation.fast_forward, operation.defaults, backend._namespaces
+    is_told = operation.is_told
 
     def public(*inputs: Any, **parameters: Any) -> Tensor:
         arrays: list[Array | None] = []
@@ -123,13 +125,17 @@ def calling(operation: Fused) -> Callable[..., Tensor]:
             return operation.composition(*inputs, **parameters)
         if defaults:
             parameters = {**defaults, **parameters}
+        keep = (ordinary or state.recording) and any(nodes)
         try:
-            out, kept = forward(xp, *arrays, **parameters)
+            if is_told:
+                out, kept = forward(xp, *arrays, keep=keep, **parameters)
+            else:
+                out, kept = forward(xp, *arrays, **parameters)
         except (ValueError, TypeError, IndexError) as error:
             raise operation.explain(error, arrays) from error
         result = _new(Tensor)
         result.data, result.node = out, None
-        if (ordinary or state.recording) and any(nodes):
+        if keep:
             new = result.node = _new(Node)
             new.operation, new.inputs, new.parameters = operation, tuple(nodes), parameters
             new.saved = (tuple(arrays), kept)
@@ -145,8 +151,9 @@ def fused(
     """Give a composition a fast path.
 
     `forward(xp, *arrays, **parameters)` returns the result and what `pull(xp, v, needs, arrays, kept, into,
-    **parameters)` wants kept; `pull` returns a cotangent for each input, None where `needs` is false. Where
-    `into` holds an array for an input, its cotangent may be written there.
+    **parameters)` wants kept; one that names `keep` among its keywords is told there whether a pull can
+    follow. `pull` returns a cotangent for each input, None where `needs` is false. Where `into` holds an
+    array for an input, its cotangent may be written there.
     """
 
     def declare(composition: Callable[P, Any]) -> Callable[P, Any]:

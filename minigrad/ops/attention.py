@@ -77,16 +77,18 @@ def _exponentials(
     return xp.exp(scores, out=scores), top
 
 
-def attend(xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float) -> tuple[Any, Any, Any]:
+def attend(
+    xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float, keep: bool
+) -> tuple[Any, Any, Any]:
     """Write attention of q, k, v (batch, heads, time, width; any strides) into `out`; return what `pull_back`
-    needs.
+    needs: of long sequences, or without `keep`, no exponentials.
     """
     batch, heads, queries, _ = q.shape
     keys = k.shape[-2]
     blocks = _blocks(xp, queries, keys, causal)
     triangle = _triangle(xp, blocks, causal, q.dtype)
     exponentials = None
-    if keys <= KEEP_SCORES_UP_TO:
+    if keep and keys <= KEEP_SCORES_UP_TO:
         exponentials = [
             xp.empty((batch, heads, seen, part.stop - part.start), dtype=q.dtype) for part, seen in blocks
         ]
@@ -149,9 +151,9 @@ def pull_back(
 # ----- Separate queries, keys and values ----------------------------------------------------------
 
 
-def _forward(xp: Any, q: Any, k: Any, v: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
+def _forward(xp: Any, q: Any, k: Any, v: Any, *, causal: bool, scale: float, keep: bool) -> tuple[Any, Any]:
     out = xp.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
-    return out, (out, attend(xp, q, k, v, out, causal, scale))
+    return out, (out, attend(xp, q, k, v, out, causal, scale, keep))
 
 
 def _pull(
@@ -219,12 +221,12 @@ def _heads(xp: Any, joined: Any, heads: int) -> Any:
     return xp.permute_dims(joined.reshape(batch, time, heads, width // heads), (0, 2, 1, 3))
 
 
-def _packed_forward(xp: Any, packed: Any, *, heads: int, causal: bool) -> tuple[Any, Any]:
+def _packed_forward(xp: Any, packed: Any, *, heads: int, causal: bool, keep: bool) -> tuple[Any, Any]:
     batch, time, width = packed.shape
     out = xp.empty((batch, time, width // 3), dtype=packed.dtype)
     scale = 1.0 / math.sqrt(width // (3 * heads))
     q, k, v = _views(xp, packed, heads)
-    return out, (out, attend(xp, q, k, v, _heads(xp, out, heads), causal, scale))
+    return out, (out, attend(xp, q, k, v, _heads(xp, out, heads), causal, scale, keep))
 
 
 def _packed_pull(

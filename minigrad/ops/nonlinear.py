@@ -13,7 +13,7 @@ from typing import Any
 from minigrad.backend import asarray, constant, host, namespace
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
-from minigrad.ops.elementwise import erf, sqrt, square, tanh, where
+from minigrad.ops.elementwise import erf, sigmoid, sqrt, square, where
 from minigrad.ops.indexing import getitem
 from minigrad.ops.linear import column_sums, row_of_ones
 from minigrad.ops.reductions import logsumexp, mean, sum
@@ -132,86 +132,70 @@ def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> T
 _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
-def _gelu_tanh_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+def _gelu_tanh_forward(xp: Any, x: Any, *, keep: bool) -> tuple[Any, Any]:
+    # With u = c·x·(1 + k·x²) and a = (1 + tanh u)/2: y = a·x, y' = a·(1 + (1 - a)·2x·u').
     if xp.kernels is not None:
         return xp.kernels.gelu_tanh(x), None
     flat = x.reshape(-1)
     out = xp.empty(flat.shape, dtype=x.dtype)
+    slope = xp.empty(flat.shape, dtype=x.dtype) if keep else None
     for block in blocks(xp, flat.shape[0]):
         r, y = flat[block], out[block]
         xp.multiply(r, r, out=y)
+        if slope is not None:
+            s = slope[block]
+            xp.multiply(y, 6 * _SCALE * _CUBIC, out=s)
+            s += 2 * _SCALE
+            s *= r
         y *= _SCALE * _CUBIC
         y += _SCALE
         y *= r
         xp.tanh(y, out=y)
-        y += 1.0
-        y *= r
         y *= 0.5
-    return out.reshape(x.shape), None
+        y += 0.5
+        if slope is not None:
+            s *= 1.0 - y
+            s += 1.0
+            s *= y
+        y *= r
+    return out.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
 
 
-def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any) -> list[Any]:
-    # With u = c·x·(1 + k·x²) and a = tanh u: y' = (1 + a)·(1/2 + (1 - a)·(3u/2 - c·x)), all anew from x.
-    (x,) = arrays
-    if xp.kernels is not None:
-        return [xp.kernels.gelu_tanh_pull(v, x)]
-    dx = xp.empty(x.shape, dtype=x.dtype)
-    flat, v, out = x.reshape(-1), v.reshape(-1), dx.reshape(-1)
-    for block in blocks(xp, flat.shape[0]):
-        r, g, q = flat[block], v[block], out[block]
-        xp.multiply(r, r, out=q)
-        q *= _SCALE * _CUBIC
-        q += _SCALE
-        q *= r
-        a = xp.tanh(q)
-        q *= 1.5
-        t = r * _SCALE
-        q -= t
-        q *= xp.subtract(1.0, a, out=t)
-        q += 0.5
-        a += 1.0
-        q *= a
-        q *= g
-    return [dx]
+def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, slope: Any, into: Any) -> list[Any]:
+    return [xp.kernels.gelu_tanh_pull(v, *arrays) if slope is None else v * slope]
 
 
 @fused(forward=_gelu_tanh_forward, pull=_gelu_tanh_pull)
 def _gelu_tanh(x: Any, /) -> Tensor:
-    return 0.5 * x * (1.0 + tanh(x * (_SCALE + _SCALE * _CUBIC * square(x))))
+    return x * sigmoid(x * (2 * _SCALE + 2 * _SCALE * _CUBIC * square(x)))  # (1 + tanh u)/2 = sigmoid 2u
 
 
-def _gelu_forward(xp: Any, x: Any) -> tuple[Any, Any]:
+def _gelu_forward(xp: Any, x: Any, *, keep: bool) -> tuple[Any, Any]:
+    # y' = Φ(x) + x φ(x), with the distribution and the density of the normal law.
     if xp.kernels is not None:
         return xp.kernels.gelu(x), None
     flat = x.reshape(-1)
     out = xp.empty(flat.shape, dtype=x.dtype)
+    slope = xp.empty(flat.shape, dtype=x.dtype) if keep else None
     for block in blocks(xp, flat.shape[0]):
         r, y = flat[block], out[block]
-        xp.multiply(xp.erf(r * math.sqrt(0.5)) + 1.0, r, out=y)
-        y *= 0.5
-    return out.reshape(x.shape), None
-
-
-def _gelu_pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any) -> list[Any]:
-    # y' = Φ(x) + x φ(x), with the distribution and the density of the normal law, both anew from x.
-    (x,) = arrays
-    if xp.kernels is not None:
-        return [xp.kernels.gelu_pull(v, x)]
-    flat, v = x.reshape(-1), v.reshape(-1)
-    out = xp.empty(flat.shape, dtype=x.dtype)
-    for block in blocks(xp, flat.shape[0]):
-        r, g, q = flat[block], v[block], out[block]
-        xp.multiply(r, r, out=q)
-        q *= -0.5
-        xp.exp(q, out=q)
-        q *= 1 / math.sqrt(2 * math.pi)
-        q *= r
         share = xp.erf(r * math.sqrt(0.5))
         share += 1.0
         share *= 0.5
-        q += share
-        q *= g
-    return [out.reshape(x.shape)]
+        xp.multiply(share, r, out=y)
+        if slope is not None:
+            s = slope[block]
+            xp.multiply(r, r, out=s)
+            s *= -0.5
+            xp.exp(s, out=s)
+            s *= 1 / math.sqrt(2 * math.pi)
+            s *= r
+            s += share
+    return out.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
+
+
+def _gelu_pull(xp: Any, v: Any, needs: Any, arrays: Any, slope: Any, into: Any) -> list[Any]:
+    return [xp.kernels.gelu_pull(v, *arrays) if slope is None else v * slope]
 
 
 @fused(forward=_gelu_forward, pull=_gelu_pull)
