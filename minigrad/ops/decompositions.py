@@ -5,20 +5,21 @@ Differentiation of the Cholesky decomposition (2016); Townsend, Differentiating 
 decomposition (2016); Giles, Collected matrix derivative results (2008).
 
 Where two eigenvalues or singular values are equal, the vectors that belong to them are not functions of the
-matrix: they may turn into each other at will. The rules take that turn as 0, so that derivatives stay finite;
-first derivatives of what does not depend on the choice of vectors are right there. Where two values nearly
-meet, derivatives of single vectors grow like 1 over the gap.
+matrix: they may turn into each other at will. What depends on those vectors has derivative NaN there, even
+where it does not depend on the turn: the rules cannot see that. Derivatives of the values, and of vectors of
+other values, are right. Where two values nearly meet, derivatives of single vectors grow like 1 over the gap.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 from minigrad.errors import UsageError
 from minigrad.operation import general
 from minigrad.ops.elementwise import abs, divide, exp, log, not_equal, sqrt, square, where
 from minigrad.ops.linalg import matmul
-from minigrad.ops.matrices import along, congruent, matrices, triangle
+from minigrad.ops.matrices import along, eye, matrices, triangle
 from minigrad.ops.reductions import max, min, sum
 from minigrad.ops.shape import astype, concat, expand_dims, matrix_transpose
 from minigrad.tensor import Tensor
@@ -26,10 +27,22 @@ from minigrad.tensor import Tensor
 __all__ = ["cholesky", "qr", "svd", "svdvals", "pinv", "eigh", "eigvalsh", "vector_norm", "matrix_norm"]
 
 
-def _inverse_sums(xp: Any, s: Any, sign: int) -> Any:
-    """1 / (s_j ± s_i), and 0 where that is 1/0."""
+def _precision(x: Any) -> float:
+    return 2.0**-52 if x.dtype == "float64" else 2.0**-23
+
+
+def _over_gaps(xp: Any, x: Any, s: Any, sign: int = -1) -> Any:
+    """x_ij / (s_j ± s_i) off the diagonal, and 0 on it. Where that divides by what is 0 but for rounding: NaN
+    unless x_ij is 0.
+    """
+    if not s.shape[-1]:
+        return x
+    x = x * (1 - eye(x))
     d = along(xp, s) + sign * along(xp, s, rows=True)
-    return xp.where(d == 0, xp.zeros_like(d), 1 / xp.where(d == 0, xp.ones_like(d), d))
+    largest = along(xp, xp.max(xp.abs(s), axis=-1, keepdims=True))
+    met = xp.abs(d) <= largest * (s.shape[-1] * _precision(s))
+    unknown = xp.where(x == 0, xp.zeros_like(x), xp.zeros_like(x) + math.nan)
+    return xp.where(met, unknown, x / xp.where(met, xp.ones_like(d), d))
 
 
 def _symmetric(xp: Any, x: Any) -> Any:
@@ -116,7 +129,8 @@ def qr(x: Any, /, *, mode: Literal["reduced"] = "reduced") -> QRResult:
     """x = Q R, Q with orthonormal columns and R upper triangular (its signs are LAPACK's).
 
     Shapes: (..., m, n) → (..., m, k), (..., k, n) with k = min(m, n). The derivative needs the first k
-    columns to be independent (MatrixError otherwise).
+    columns to be independent: MatrixError where R has a 0 on its diagonal, and numbers without meaning where
+    only rounding keeps it from that.
     """
     x = matrices("qr", x)
     if mode != "reduced":
@@ -142,8 +156,8 @@ def _pull_svd(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
     if v_u is not None or v_vh is not None:
         a = xp.zeros_like(xp.matmul(vh, t(vh))) if v_u is None else xp.matmul(t(u), v_u)
         b = xp.zeros_like(a) if v_vh is None else xp.matmul(vh, t(v_vh))
-        apart, together = _inverse_sums(xp, s, -1), _inverse_sums(xp, s, 1)
-        core = xp.matmul(_symmetric(xp, apart * (a + b)) + _skew(xp, together * (a - b)), vh)
+        even, odd = _symmetric(xp, _over_gaps(xp, a + b, s)), _skew(xp, _over_gaps(xp, a - b, s, 1))
+        core = xp.matmul(even + odd, vh)
     if v_s is not None:
         straight = along(xp, v_s, rows=True) * vh
         core = straight if core is None else core + straight
@@ -161,8 +175,7 @@ def _push_svd(xp: Any, tangents: Any, out: Any) -> Any:
     moved = tangents[0]
     right, left = xp.matmul(moved, t(vh)), xp.matmul(t(u), moved)
     inner = xp.matmul(t(u), right)
-    even = _inverse_sums(xp, s, -1) * _symmetric(xp, inner)
-    odd = _inverse_sums(xp, s, 1) * _skew(xp, inner)
+    even, odd = _over_gaps(xp, _symmetric(xp, inner), s), _over_gaps(xp, _skew(xp, inner), s, 1)
     d_u, d_vh = xp.matmul(u, even + odd), xp.matmul(odd - even, vh)
     if u.shape[-2] > u.shape[-1]:
         d_u = d_u + (right - xp.matmul(u, inner)) / along(xp, s)
@@ -201,20 +214,30 @@ def svdvals(x: Any, /) -> Tensor:
     return svd(x).S
 
 
+def _chain(xp: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b c, multiplied in the cheaper order."""
+    (rows, left), (right, columns) = a.shape[-2:], c.shape[-2:]
+    if rows * right * (left + columns) <= left * columns * (right + rows):
+        return xp.matmul(xp.matmul(a, b), c)
+    return xp.matmul(a, xp.matmul(b, c))
+
+
+def _turn_pinv(xp: Any, v: Any, x: Any, out: Any) -> Any:
+    """What both rules have in common: v, of the shape of x, carried to the shape of `out`."""
+    t = xp.matrix_transpose
+    outward = t(v) - _chain(xp, t(v), x, out)
+    inward = t(v) - _chain(xp, out, x, t(v))
+    bent = _chain(xp, out, t(out), outward) + _chain(xp, inward, t(out), out)
+    return bent - _chain(xp, out, v, out)
+
+
 def _pull_pinv(xp: Any, v: Any, needs: Any, x: Any, out: Any) -> tuple[Any]:
     t = xp.matrix_transpose
-    outward = t(v) - xp.matmul(x, xp.matmul(out, t(v)))
-    inward = t(v) - xp.matmul(xp.matmul(t(v), out), x)
-    bent = xp.matmul(xp.matmul(outward, out), t(out)) + xp.matmul(t(out), xp.matmul(out, inward))
-    return (bent + congruent(xp, t(out), v),)
+    return (_turn_pinv(xp, v, t(x), t(out)),)
 
 
 def _push_pinv(xp: Any, tangents: Any, x: Any, out: Any) -> Any:
-    t, moved = xp.matrix_transpose, xp.matrix_transpose(tangents[0])
-    outward = moved - xp.matmul(xp.matmul(moved, x), out)
-    inward = moved - xp.matmul(out, xp.matmul(x, moved))
-    bent = xp.matmul(out, xp.matmul(t(out), outward)) + xp.matmul(xp.matmul(inward, t(out)), out)
-    return bent + congruent(xp, out, tangents[0])
+    return _turn_pinv(xp, tangents[0], x, out)
 
 
 @general(pull=_pull_pinv, push=_push_pinv)
@@ -233,9 +256,8 @@ def pinv(x: Any, /, *, rtol: float | None = None) -> Tensor:
     the dtype). The derivative is that at constant rank, of Golub & Pereyra (1973).
     """
     x = matrices("pinv", x)
-    precision = 2.0**-52 if x.dtype == "float64" else 2.0**-23
     longest = x.shape[-1] if x.shape[-1] > x.shape[-2] else x.shape[-2]
-    return _pinv(x, tolerance=longest * precision if rtol is None else rtol)
+    return _pinv(x, tolerance=longest * _precision(x) if rtol is None else rtol)
 
 
 # ----- Eigenvalues --------------------------------------------------------------------------------
@@ -245,7 +267,7 @@ def _pull_eigh(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
     t, (values, q) = xp.matrix_transpose, out
     core = None
     if v[1] is not None:
-        core = xp.matmul(q, _inverse_sums(xp, values, -1) * xp.matmul(t(q), v[1]))
+        core = xp.matmul(q, _over_gaps(xp, xp.matmul(t(q), v[1]), values))
     if v[0] is not None:
         straight = q * along(xp, v[0])
         core = straight if core is None else core + straight
@@ -255,7 +277,7 @@ def _pull_eigh(xp: Any, v: Any, needs: Any, out: Any) -> tuple[Any]:
 def _push_eigh(xp: Any, tangents: Any, out: Any) -> Any:
     values, q = out
     moved = xp.matmul(_symmetric(xp, tangents[0]), q)
-    turn = _inverse_sums(xp, values, -1) * xp.matmul(xp.matrix_transpose(q), moved)
+    turn = _over_gaps(xp, xp.matmul(xp.matrix_transpose(q), moved), values)
     return xp.sum(q * moved, axis=-2), xp.matmul(q, turn)
 
 

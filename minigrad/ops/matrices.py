@@ -42,7 +42,7 @@ def along(xp: Any, s: Any, *, rows: bool = False) -> Any:
 # ----- Determinants -------------------------------------------------------------------------------
 
 
-def _eye(x: Any) -> Any:
+def eye(x: Any) -> Any:
     """The identity of the size of x, of the same kind."""
     array = x.data if isinstance(x, Tensor) else x
     made = backend.namespace(array).eye(x.shape[-1], dtype=x.dtype)
@@ -61,7 +61,7 @@ def _turn_cofactor(xp: Any, v: Any, x: Any) -> Any:
         return _turn_by_minors(v, x)
     u, s, vh = xp.svd(x)
     right = xp.matmul(v, xp.matrix_transpose(vh))
-    one = _eye(x)
+    one = eye(x)
     others = xp.zeros_like(x) + (1 - one)
     for k in range(x.shape[-1]):
         row = one[k : k + 1, :]
@@ -254,7 +254,7 @@ def solve_triangular(
         return matrix_transpose(solve_triangular(a, b, upper=not upper, unitriangular=unitriangular))
     a, columns = _equations("solve_triangular", a, b)
     if unitriangular:
-        one = _eye(a)
+        one = eye(a)
         a = where(one == 1, one, a)
     out = _solve_triangular(a, columns, upper=upper)
     return out if len(b.shape) > 1 else squeeze(out, axis=-1)
@@ -267,7 +267,7 @@ def matrix_power(x: Any, n: int, /) -> Tensor:
         raise ShapeError(f"matrix_power needs square matrices in the last two axes, got shape {x.shape}")
     if n < 0:
         return matrix_power(inv(x), -n)
-    result = None if n else broadcast_to(_eye(x), x.shape)
+    result = None if n else broadcast_to(eye(x), x.shape)
     while n:
         if n & 1:
             result = x if result is None else matmul(result, x)

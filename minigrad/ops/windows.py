@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from minigrad.backend_windows import Cells, Geometry, window_counts
@@ -78,12 +79,14 @@ def spread_cells(v: Any, axis: int, cells: Cells, length: int, /) -> Tensor:
 
 def several(name: str, what: str, value: Sizes, axes: int, *, least: int = 1) -> tuple[int, ...]:
     """One number for each of `axes` axes from a number or a sequence. Raises UsageError for anything else."""
-    values = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(values) != axes or any(not isinstance(n, int) or n < least for n in values):
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    if len(values) != axes or any(
+        not isinstance(n, Integral) or isinstance(n, bool) or n < least for n in values
+    ):
         raise UsageError(
             f"{name}: {what} is {value!r}; expected a whole number from {least} up, or {axes} of them"
         )
-    return values
+    return tuple(map(int, values))
 
 
 def image(name: str, x: Any, axes: int, *, batched: bool = True) -> Tensor:

@@ -179,16 +179,35 @@ def test_cholesky_and_eigh_take_the_symmetric_part():
     check_gradients(mg.eigvalsh, x)
 
 
-def test_equal_eigenvalues_and_singular_values_do_no_harm():
+def test_where_eigenvalues_or_singular_values_are_equal_only_their_vectors_have_no_derivative():
     q, _ = np.linalg.qr(matrix(4, 4))
     x = q @ np.diag([1.0, 2.0, 2.0, 2.0]) @ q.T
     for f in (mg.eigvalsh, mg.svdvals):
         np.testing.assert_allclose(gradient(lambda x, f=f: (f(x) ** 2).sum(), x), 2 * x, atol=1e-9)
     eye: Any = np.eye(3)
     np.testing.assert_allclose(gradient(lambda x: mg.eigvalsh(x).sum(), eye), eye, atol=1e-12)
-    for f in (lambda x: mg.eigh(x).eigenvectors.sum(), lambda x: mg.svd(x).U.sum()):
-        assert np.isfinite(gradient(f, eye)).all()
-    check_gradients(lambda x: mg.matrix_norm(x, ord="nuc"), eye, tolerance=1e-5)  # smooth there
+    check_gradients(lambda x: mg.matrix_norm(x, ord="nuc"), eye, order=1, tolerance=1e-5)  # smooth there
+    for f in (mg.eigh, mg.svd):
+        for at in (eye, x):  # equal, and equal but for rounding
+            vectors = gradient(lambda x, f=f: (f(x)[0 if f is mg.svd else 1] * np.ones(len(x))).sum(), at)
+            assert np.isnan(vectors).all()
+            tangent = mg.jvp(lambda x, f=f: f(x)[1], (mg.tensor(at),), (mg.ones(at.shape, dtype="float64"),))
+            assert np.isfinite(tangent[1].numpy()).all() == (f is mg.svd)
+    # A spectral function, and the projector on the vectors of one value, do not depend on the turn of others.
+    largest = np.linalg.eigh(x)[1][:, :1]
+    apart = x + 3.0 * largest @ largest.T  # one single value above two equal ones
+    check_gradients(lambda x: mg.abs(mg.eigh(x).eigenvectors[:, -1]), apart, order=1, tolerance=1e-5)
+
+
+def test_spectral_functions_at_nearly_equal_eigenvalues():
+    q, _ = np.linalg.qr(matrix(3, 3))
+    x, w = q @ np.diag([1.0, 1.0 + 1e-4, 2.0]) @ q.T, matrix(3, 3, 1)
+
+    def exponential(x: Any) -> Any:
+        values, vectors = mg.eigh(x)
+        return mg.sum((vectors * mg.exp(values)) @ mg.matrix_transpose(vectors) * w)
+
+    check_gradients(exponential, x, order=1, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (4, 2), (2, 4)])

@@ -68,6 +68,8 @@ LARGE: dict[str, tuple[Any, Any]] = {
     "svd of a tall matrix": (mg.svd, [(128, 32)]),
     "eigh": (mg.eigh, [SQUARE]),
     "pinv": (mg.pinv, [SQUARE]),
+    "pinv of a tall matrix": (mg.pinv, [(512, 8)]),
+    "pinv of a wide matrix": (mg.pinv, [(8, 512)]),
     "matrix_power": (lambda x: mg.matrix_power(x, 9), [SQUARE]),
     "matmul": (mg.matmul, [(3, 64, 32), (32, 48)]),
     "einsum": (lambda x, y: mg.einsum("bij,bkj->bik", x, y), [(3, 16, 32), (3, 8, 32)]),
