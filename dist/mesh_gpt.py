@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import backend, random
+from minigrad.backend import Array
 from minigrad.dist.algorithms import LIBRARY
 from minigrad.dist.memory import Meter
 from minigrad.dist.mesh import Mesh
@@ -32,15 +33,17 @@ from minigrad.dist.pipeline_schedule import find_schedule
 from minigrad.dist.schedule import Kind, Schedule
 from minigrad.dist.schedule_check import check
 from minigrad.dist.tensor_parallel import ParallelGPT, tensor_parallel
+from minigrad.dist.tensor_parallel_layout import Layout
 from minigrad.dist.token_parallel import token_layers
 from minigrad.dist.verbs import balanced_counts
 from minigrad.dist.vocabulary_parallel import vocabulary_cross_entropy
-from minigrad.errors import UsageError
+from minigrad.errors import CommunicationError, UsageError
 from minigrad.graph import no_grad
 from minigrad.nn.amp import GradScaler
 from minigrad.nn.gpt import GPT
-from minigrad.nn.module import Module
+from minigrad.nn.module import Module, Parameter
 from minigrad.nn.optim import Optimizer
+from minigrad.nn.parameter import Start
 from minigrad.ops import cross_entropy
 from minigrad.tensor import Tensor
 
@@ -108,7 +111,8 @@ def divide(
 class MeshGPT:
     """This rank's part of a GPT on a mesh with the axes data, pipeline and tensor.
 
-    model          the whole GPT, the same on all ranks; what this rank needs of it is taken over or copied
+    model          the whole GPT, the same on all ranks; what this rank needs of it is taken over or copied.
+                   It may have shapes only: `share_out` fills what is this rank's
     schedule       of the pipeline, virtual stages per rank and token slices: see `divide`
     microbatches   into which the samples of a copy are cut: they pass through the pipeline, or without one
                    are worked through one after the other
@@ -134,6 +138,8 @@ class MeshGPT:
         algorithm: str = LIBRARY,
     ) -> None:
         self.mesh, self.microbatches = mesh, microbatches
+        wholes = dict(model.named_parameters())
+        self._starts = random.key(*((name, p.start) for name, p in wholes.items() if p.device == "shapes"))
         self.pipeline: Pipeline | None = None
         self.zero: MeshZeRO | None = None
         stages, tensor = mesh.axis("pipeline"), mesh.axis("tensor")
@@ -150,6 +156,8 @@ class MeshGPT:
         model.checkpoint_activations = recompute
         if tensor.size > 1 or (division and division.slices):
             model = tensor_parallel(model, tensor, algorithm=algorithm)
+            for name, parameter in model.named_parameters():
+                parameter.start = start_of_part(wholes[name], parameter)
         self.module: Module = model
         self._model = model
         self._loss = loss_of_logits(model)
@@ -167,12 +175,17 @@ class MeshGPT:
                 world=stages,
                 recompute=recompute,
                 slices=division.slices,
+                device="shapes",
             )
             self.module = self.pipeline.module
             del self._model  # other stages' parameters go with it
 
     def share_out(self, optimizer: Optimizer, *, stage: int = 0, **options: Any) -> MeshZeRO:
-        """ZeRO on the data axis over `module`; options are those of ZeRO. What it returns takes the steps."""
+        """ZeRO on the data axis over `module`; options are those of ZeRO. What it returns takes the steps.
+
+        Raises CommunicationError, before anything is filled, where ranks' models begin differently.
+        """
+        self._check_starts()
         if self.pipeline is not None and stage == 3:
             layers = [layer for layer in self.module.children() if any(True for _ in layer.parameters())]
             options.setdefault("units", layers)
@@ -182,6 +195,18 @@ class MeshGPT:
         if self.pipeline is not None:
             self.pipeline.executor.quiet = self.zero.no_sync
         return self.zero
+
+    def _check_starts(self) -> None:
+        """Compare how the models of all ranks begin that have shapes only."""
+        world = self.mesh.world
+        starts = np.empty(world.size, dtype=np.uint64)
+        world.all_gather(np.array([self._starts], dtype=np.uint64), starts, purpose="control")
+        for rank, other in enumerate(starts):
+            if other != starts[0]:
+                raise CommunicationError(
+                    f"{world.name}: the model of rank {rank} begins otherwise than that of rank 0; build the "
+                    "same on all ranks, from one seed"
+                )
 
     # ----- A step -----
 
@@ -249,6 +274,20 @@ class MeshGPT:
         stages = self.pipeline.world
         stages.broadcast(total, root=stages.size - 1, purpose="control")
         return float(total[0])
+
+
+def start_of_part(whole: Parameter, part: Parameter) -> Start | None:
+    """How a rank's part of a parameter begins that has a shape only, or its copy of the whole."""
+    layout = getattr(part, "layout", None)
+    if whole.start is None or layout is None:
+        return whole.start
+    return Start(_write_part, (whole.start, layout))
+
+
+def _write_part(array: Array, start: Start, layout: Layout) -> None:
+    whole = backend.namespace(array).empty(layout.shape, dtype=array.dtype)
+    start.fill(whole)
+    array[...] = layout.cut(whole)
 
 
 def loss_of_logits(model: GPT) -> Callable[[Tensor, Any], Tensor]:

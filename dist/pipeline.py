@@ -32,6 +32,7 @@ from minigrad.dist.pipeline_stages import (
     find_boundaries,
     refuse_other_tokens,
     refuse_shared_streams,
+    refuse_unknown_starts,
 )
 from minigrad.dist.pipeline_statistics import Statistics
 from minigrad.dist.schedule import Kind, Schedule
@@ -43,6 +44,7 @@ from minigrad.dist.verbs import Array
 from minigrad.dist.weight_versions import Updates, WeightVersions
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
+from minigrad.nn.materialize import materialize
 from minigrad.nn.module import Parameter
 from minigrad.nn.optim import Optimizer
 from minigrad.nn.utils import clip_coefficient
@@ -59,7 +61,8 @@ class Pipeline:
     chunks      microbatches per batch
     schedule    a name of the catalogue, or a Schedule
     loss        loss(output, target): the mean over the samples of a microbatch, one number. Microbatches are
-                weighted by their samples, so uneven ones count right. For a sum instead, see `step`
+                weighted by their samples, so uneven ones count right; where targets are ignored, by those
+                that count: minigrad's cross-entropies and other `CountedLoss`es. For a sum, see `step`
     recompute   keep only what arrives at each stage, and compute the rest again in the backward
     shared      groups of names of parameters that are one, where layers are made by functions; parameters
                 that Modules of `layers` share are found
@@ -67,6 +70,8 @@ class Pipeline:
     optimizer   function from parameters to an Optimizer, for schedules that update while they run
     versions    which weights such a schedule uses: "stashing", "vertical-sync" or "2bw"
     batches     how many batches such a schedule runs in one step (2bw)
+    device      where layers that have shapes only are filled, by each rank its own: to the bit as if they had
+                been built there. On "shapes" they stay as they are
     clock       seconds, for the timeline (default: the world's own, or the machine's)
     meter       books the parameters, and what stages keep for their backward as activations
 
@@ -93,6 +98,7 @@ class Pipeline:
         optimizer: Callable[[Iterable[Parameter]], Optimizer] | None = None,
         versions: str = "stashing",
         batches: int = 1,
+        device: str = "cpu",
         clock: Callable[[], float] | None = None,
         meter: Meter | None = None,
     ) -> None:
@@ -101,10 +107,11 @@ class Pipeline:
         self.schedule = find_schedule(schedule, self.world.size, chunks, stages, slices, batches)
         complete = check(self.schedule)
         self.cut, named = cut(layers, balance, self.schedule.stages)
+        refuse_unknown_starts(named, device)
         tied = Shared.find(self.cut, named, shared)
         mine = complete.stages_of(self.world.rank)
         self.stages = {stage: build(self.cut, named, stage) for stage in mine}
-        self.module = Stage.joined(list(self.stages.values()))
+        self.module = materialize(Stage.joined(list(self.stages.values())), device=device)
         if slices:
             for name, layer in self.module.named_children():
                 refuse_other_tokens(name, layer)
@@ -232,7 +239,8 @@ class Pipeline:
         targets   what the loss gets beside the output: any nest of such arrays, or None
         scale     multiplies all gradients (this copy's share of the batch, a loss scale); not the loss
         count     for a loss that is a sum, not a mean: by what to divide it, such as the number of tokens in
-                  the batch that count (microbatches may have different shares of them)
+                  the batch that count (microbatches may have different shares of them). For a `CountedLoss`
+                  the number in the batches of all data-parallel copies; by default that of this one
 
         Gradients are added to those that are there, those of shared parameters summed over the ranks that
         have them. A schedule that updates while it runs leaves none; its loss is the mean over its batches.

@@ -66,10 +66,10 @@ class Shared:
                 self.groups.append(Group([p for p, *_ in mine], part, owned=world.rank == ranks[0]))
         self._foreign = {id(p) for group in self.groups if not group.owned for p in group.parameters}
         self._arrived: dict[int, Tensor | None] = {}
-        # Asked for now: later their values may lie in pieces.
-        self._namespaces = {id(group): backend.namespace(group.parameters[0].data) for group in self.groups}
         for group in self.groups:
             for parameter in group.parameters:
+                if parameter.device == "shapes":  # its values come later, and by one note on all ranks
+                    continue
                 values = parameter.data.reshape(-1).copy()
                 group.world.broadcast(values, root=0, purpose="parameters")
                 parameter.assign(Tensor.of(values.reshape(parameter.shape)))
@@ -118,7 +118,7 @@ class Shared:
             learned = [p for p in group.parameters if isinstance(p.node, Leaf)]
             if not learned:
                 continue
-            xp = self._namespaces[id(group)]
+            xp = backend.of_device(learned[0].device)
             parts = [arrived[id(p)] for p in learned]
             flat = xp.concat(
                 [

@@ -18,6 +18,7 @@ from minigrad.dist.partitioning import balance as balanced
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
 from minigrad.graph import Leaf, mode
+from minigrad.nn.materialize import unfilled
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -35,10 +36,8 @@ class Stage(Module):
 
     def __init__(self, number: int, layers: Mapping[str, Module]) -> None:
         self.number = number
-        self._computes_with: Any = None
         for name, layer in layers.items():
             setattr(self, name, layer)
-        self._computes_with = self.computes_with
 
     @staticmethod
     def joined(stages: "Sequence[Stage]") -> "Stage":
@@ -59,15 +58,9 @@ class Stage(Module):
 
     @property
     def computes_with(self) -> Any:
-        """The namespace of the parameters, the latest known where their values lie on other ranks; the host's
-        where there are none.
-        """
-        for parameter in self.parameters():
-            found = backend.namespace(parameter.data)
-            if found.name != ABSENT or self._computes_with is None:
-                self._computes_with = found
-            break
-        return self._computes_with or backend.host
+        """The namespace of the parameters, wherever their values lie; the host's where there are none."""
+        first = next(self.parameters(), None)
+        return backend.host if first is None else backend.of_device(first.device)
 
     @contextmanager
     def without_values(self) -> Iterator[None]:
@@ -183,6 +176,12 @@ def cut(layers: Any, balance: Sequence[int] | None, stages: int) -> tuple[Cut, d
     for count in counts:
         starts.append(starts[-1] + count)
     return Cut(tuple(named), tuple(starts)), named
+
+
+def refuse_unknown_starts(layers: Mapping[str, Layer], device: str) -> None:
+    """Raise UsageError, alike on all ranks, for Modules of any stage that cannot be filled."""
+    given = {name: layer for name, layer in layers.items() if isinstance(layer, Module)}
+    unfilled(Stage(-1, given), device=device)
 
 
 def build(cut: Cut, layers: Mapping[str, Layer], stage: int) -> Stage:

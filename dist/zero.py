@@ -29,10 +29,11 @@ from minigrad.dist.units import Chosen, find_units
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
 from minigrad.dist.zero_gradients import PooledGradients, ScatteredGradients, WholeGradients
-from minigrad.dist.zero_parameters import WholeParameters
+from minigrad.dist.zero_parameters import Starts, WholeParameters, standing
 from minigrad.dist.zero_units import UnitParameters
 from minigrad.errors import UsageError
 from minigrad.nn.amp import GradScaler
+from minigrad.nn.materialize import materialize, unfilled
 from minigrad.nn.module import Module
 from minigrad.nn.optim import Optimizer, Shard
 from minigrad.nn.utils import clip_coefficient, joint_norm, reproducible_norm
@@ -64,6 +65,8 @@ class ZeRO:
     scaler        its loss scale is divided out, all ranks leave out a step that overflowed, and it is updated
     master        dtype of the copy that the optimizer updates, for parameters in half precision
     replicas      a second axis: ranks that hold the same shards, over which gradients are summed as well
+    device        where a model that has shapes only is filled; at stage 3 unit by unit, so that no rank ever
+                  holds the whole. It begins to the bit as if it had been built there
     offload       "host", or a folder for a file: where the optimizer keeps its states and takes its steps
     delayed       with offload: the number of the first step whose update runs while the next one computes
     meter         books what this rank holds
@@ -108,6 +111,7 @@ class ZeRO:
         scaler: GradScaler | None = None,
         master: Any = None,
         replicas: World | None = None,
+        device: str = "cpu",
         offload: str | Path | None = None,
         delayed: int = 0,
         meter: Meter | None = None,
@@ -119,12 +123,17 @@ class ZeRO:
         self.meter = meter if meter is not None else Meter()
         self._roster = Roster(module)
         self._check(bucket_bytes, units)
+        unfilled(module, device=device)  # refuses what cannot be filled
         # Who shares things out: at stage 0 every rank by itself.
         self.owners = world if stage else SingleWorld()
         check_alike(module, world)
         check_alike(module, self.replicas)
         self._offload = Offload(offload, delayed, optimizer, world, master, track=self.meter.track)
-        self._lay_out(bucket_bytes, units)
+        with standing(module, device) as starts:
+            self._lay_out(bucket_bytes, units, starts)
+        materialize(module, device=device)  # what is not trained
+        for axis in (self.replicas, world):
+            broadcast_rest(module, axis)
         self._share_out(master)
         if self.scaler is not None and self.owners.size > 1:
             self.scaler.reduce = lambda flag: self.owners.all_reduce(flag, operation="max")
@@ -162,7 +171,7 @@ class ZeRO:
 
     # ----- Sharing out -----
 
-    def _lay_out(self, bucket_bytes: int, units: Chosen | None) -> None:
+    def _lay_out(self, bucket_bytes: int, units: Chosen | None, starts: Starts) -> None:
         """Give parameters and gradients their places, and take the values from rank 0."""
         how: dict[str, Any] = {"algorithm": self.algorithm, "track": self.meter.track}
         axes = (self.replicas, self.world)
@@ -172,7 +181,7 @@ class ZeRO:
         if self.stage < 3:
             self.buckets = cut(trained, self.owners, bucket_bytes)
             self._offload.reserve(self.buckets)
-            self._parameters = WholeParameters(self.buckets, self.owners, **how)
+            self._parameters = WholeParameters(self.buckets, self.owners, starts, **how)
             self._parameters.take_over(axes)
             kind = (WholeGradients, ScatteredGradients, PooledGradients)[self.stage]
             self._gradients = kind(self.buckets, self.world, **how)
@@ -182,12 +191,10 @@ class ZeRO:
             self.buckets = [*(unit.bucket for unit in reversed(found)), *apart]
             self._offload.reserve(self.buckets)
             gathered = UnitParameters(self.module, found, root, self.world, **how)
-            gathered.take_over(axes)
+            gathered.take_over(axes, starts)
             pooled = PooledGradients(self.buckets, self.world, apart=apart, patient=gathered.may_wait, **how)
             gathered.passed = pooled.send_through
             self._parameters, self._gradients = gathered, pooled
-        for axis in axes:
-            broadcast_rest(self.module, axis)
 
     def _share_out(self, master: Any) -> None:
         """Give the optimizer its shards."""

@@ -1,16 +1,54 @@
 """Parameters in flat arrays: whole on every rank (stages 0 to 2), each rank answering for its own pieces."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from minigrad import backend
 from minigrad.dist.partition import Bucket, side_by_side
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
 from minigrad.mutation import mutated
+from minigrad.nn.materialize import unfilled
+from minigrad.nn.module import Module, Parameter
+from minigrad.nn.parameter import Start
 
 Track = Callable[[str, Array], Array]
+Starts = Mapping[int, Start]  # how parameters without values begin, by their id
+
+
+@contextmanager
+def standing(module: Module, device: str) -> Iterator[Starts]:
+    """Inside the block trained parameters that have shapes only stand on `device`, where they hold nothing.
+
+    Their values are written by `begin`, wherever these are to lie. Parameters that got no place in the block,
+    because something was refused, have shapes only again.
+    """
+    xp = backend.of_device(device)
+    found = unfilled(module, device=device).values()
+    trained = [(parameter, start, parameter.data) for parameter, start in found if parameter.requires_grad]
+    for parameter, _, _ in trained:
+        with xp.on(device):
+            nothing = xp.empty((), dtype=parameter.dtype)
+        parameter.data = xp.broadcast_to(nothing, parameter.shape)
+    stand_ins = [parameter.data for parameter, _, _ in trained]
+    try:
+        yield {id(parameter): start for parameter, start, _ in trained}
+    finally:
+        for (parameter, _, shape), stand_in in zip(trained, stand_ins, strict=True):
+            if parameter.data is stand_in:
+                parameter.data = shape
+            else:
+                parameter.start = None
+
+
+def begin(parameter: Parameter, place: Array, starts: Starts) -> None:
+    """Write the values of a parameter, or those with which it begins, to where they are to lie."""
+    if id(parameter) in starts:
+        starts[id(parameter)].fill(place)
+    else:
+        place[...] = parameter.data
 
 
 class WholeParameters:
@@ -20,7 +58,13 @@ class WholeParameters:
     """
 
     def __init__(
-        self, buckets: Sequence[Bucket], world: World, *, algorithm: str = "library", track: Track
+        self,
+        buckets: Sequence[Bucket],
+        world: World,
+        starts: Starts,
+        *,
+        algorithm: str = "library",
+        track: Track,
     ) -> None:
         self.world = world
         self.seconds = 0.0
@@ -29,7 +73,7 @@ class WholeParameters:
         for bucket, flat in self._flats.items():
             track("parameters", flat)
             for parameter, view in zip(bucket.parameters, bucket.views(flat), strict=True):
-                view[...] = parameter.data
+                begin(parameter, view, starts)
                 mutated(parameter.data)  # what a graph saved is no longer the parameter
                 parameter.data = view
 

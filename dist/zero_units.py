@@ -23,12 +23,11 @@ from minigrad.dist.request import Request, done
 from minigrad.dist.units import Unit, once, when_walked
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
+from minigrad.dist.zero_parameters import Starts, Track, begin
 from minigrad.errors import UsageError
 from minigrad.graph import is_grad_enabled
 from minigrad.mutation import mutated
 from minigrad.nn.module import Module
-
-Track = Callable[[str, Array], Array]
 
 
 class UnitParameters:
@@ -97,12 +96,14 @@ class UnitParameters:
             start = sum(counts[:index])
             unit.shard = shards[start : start + counts[index]]
 
-    def take_over(self, axes: Sequence[World]) -> None:
-        """Let all ranks begin with the values of each axis' rank 0, and keep their pieces only."""
+    def take_over(self, axes: Sequence[World], starts: Starts) -> None:
+        """Let all ranks begin with the values of each axis' rank 0, and keep their pieces only: unit by unit,
+        so that of parameters without values no more than one unit is ever filled.
+        """
         for unit in self.every:
             bucket = unit.bucket
             for parameter, view in zip(bucket.parameters, bucket.views(unit.flat), strict=True):
-                view[...] = parameter.data
+                begin(parameter, view, starts)
             for axis in axes:
                 axis.broadcast(unit.flat, purpose="parameters")
             unit.shard[...] = bucket.own(unit.flat)

@@ -164,9 +164,6 @@ class CupyNamespace(LibrarySelecting, Namespace):
     def asarray(self, x: Any, *, dtype: Any = None, copy: bool | None = None) -> Array:
         return self.module.array(x, dtype=dtype, copy=True) if copy else self.module.asarray(x, dtype=dtype)
 
-    def reshape(self, x: Array, shape: Any) -> Array:
-        return x.reshape(shape)  # an index may lie on the host still, and CuPy takes that there
-
     def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
         product = self.module.matmul(x, y)
         if out is None:
@@ -200,7 +197,6 @@ class CupyNamespace(LibrarySelecting, Namespace):
         order, so that two runs can differ in the last bits, unless `mg.use_deterministic()` asks for sorted
         segments, added up one after the other.
         """
-        indices = self.asarray(indices)  # CuPy reads by a host's indices as well
         indices = self.where(indices < 0, indices + rows, indices)
         if rows <= ONE_HOT_UP_TO:
             return self.by_products(values, indices, rows)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partialmethod
 from typing import Any
 
 import numpy
@@ -32,10 +33,10 @@ class _Flags:
 
 class ShapeArray:
     """An array of which only shape and dtype exist. A view knows the array that would hold its memory
-    (`base`).
+    (`base`); one that was just made, the number that all entries would be (`value`; None: nobody knows).
     """
 
-    __slots__ = ("__weakref__", "_meter", "base", "dtype", "shape")
+    __slots__ = ("__weakref__", "_meter", "base", "dtype", "shape", "value")
     __array_priority__ = 2000
     __array_ufunc__ = None
     device = "shapes"
@@ -48,6 +49,7 @@ class ShapeArray:
         self.shape = tuple(int(n) for n in shape)
         self.dtype = numpy.dtype(dtype)
         self.base = base if base is None or base.base is None else base.base
+        self.value: float | None = None
         self._meter: Meter | None = None
         if base is None:
             self._meter = state.meter
@@ -117,6 +119,7 @@ class ShapeArray:
         shape, _ = indexed_shape(self.shape, index)
         if isinstance(value, ShapeArray) and numpy.broadcast_shapes(value.shape, shape) != shape:
             raise ShapeError(f"cannot write shape {value.shape} into {shape}")
+        (self if self.base is None else self.base).value = None
         state.meter.compute("write", 0, value)
 
 
@@ -126,7 +129,8 @@ def _of(x: Any) -> ShapeArray:
         return x
     array = numpy.asarray(x)
     found = object.__new__(ShapeArray)
-    found.shape, found.dtype, found.base, found._meter = array.shape, array.dtype, None, None
+    found.shape, found.dtype = array.shape, array.dtype
+    found.base = found.value = found._meter = None
     return found
 
 
@@ -138,6 +142,7 @@ def _made(
         out = ShapeArray(shape, dtype)
     elif out.shape != tuple(shape):
         raise ShapeError(f"{name}: the result has shape {tuple(shape)}, and out has {out.shape}")
+    (out if out.base is None else out.base).value = None
     state.meter.compute(name, flops, out, *inputs)
     return out
 
@@ -277,10 +282,12 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     def empty(self, shape: Any, *, dtype: Any = "float64") -> ShapeArray:
         return ShapeArray((shape,) if isinstance(shape, int) else shape, dtype)
 
-    zeros = ones = empty
-
     def full(self, shape: Any, value: Any, *, dtype: Any = None) -> ShapeArray:
-        return self.empty(shape, dtype=dtype or numpy.asarray(value).dtype)
+        made = self.empty(shape, dtype=dtype or numpy.asarray(value).dtype)
+        made.value = value
+        return made
+
+    zeros, ones = partialmethod(full, value=0.0), partialmethod(full, value=1.0)
 
     def zeros_like(self, x: ShapeArray, *, dtype: Any = None) -> ShapeArray:
         return ShapeArray(x.shape, dtype or x.dtype)

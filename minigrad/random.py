@@ -51,10 +51,15 @@ def manual_seed(seed: int) -> None:
     _state.seed, _state.draws = seed, 0
 
 
-def next_generator() -> numpy.random.Generator:
-    """A generator for one unkeyed draw of this thread: a function of the seed and of how many came before."""
+def next_key() -> tuple[Any, ...]:
+    """The parts for `generator` of one unkeyed draw of this thread: the seed, and how many came before."""
     _state.draws += 1
-    return generator(_state.seed, "draw", _state.draws)
+    return (_state.seed, "draw", _state.draws)
+
+
+def next_generator() -> numpy.random.Generator:
+    """A generator for one unkeyed draw of this thread."""
+    return generator(*next_key())
 
 
 @contextmanager

@@ -265,12 +265,13 @@ class Tensor(Operators, Interop):
     # ----- Values in place -----
 
     def assign(self, values: Any) -> Tensor:
-        """Overwrite the values in place (same shape). A graph that still needs the old ones will say so.
-        Returns itself.
+        """Overwrite the values in place (same shape), from whichever device they lie on. A graph that still
+        needs the old ones will say so. Returns itself.
         """
         if not self.is_leaf:
             raise GraphError("a tensor with history cannot be overwritten; compute a new one instead")
-        array = values.data if isinstance(values, Tensor) else backend.asarray(values)
+        given = values.data if isinstance(values, Tensor) else values
+        array = backend.asarray(given, device=self.device)
         if array.shape not in ((), self.shape):
             raise ShapeError(f"cannot assign values of shape {array.shape} to a tensor of shape {self.shape}")
         self.data[...] = array

@@ -135,7 +135,7 @@ class GPT(Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 std = 0.02 / math.sqrt(2 * config.layers) if name.endswith("c_proj.weight") else 0.02
-                init.normal_(parameter, std=std, generator=random.generator(seed, name))
+                init.normal_(parameter, std=std, generator=(seed, name))
             elif name.endswith(".bias"):
                 init.zeros_(parameter)
 

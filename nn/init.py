@@ -1,29 +1,79 @@
-"""Starting values. Functions with a trailing underscore fill a tensor in place and return it, as in torch."""
+"""Starting values. Functions with a trailing underscore fill a tensor in place and return it, as in torch.
+
+A tensor without values (on the device "shapes") takes its turn among the draws and notes what it would have
+drawn; `materialize` gives it these values, to the bit.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy
 
 from minigrad import random
-from minigrad.errors import ShapeError, UsageError
+from minigrad.backend import Array
+from minigrad.errors import GraphError, ShapeError, UsageError
+from minigrad.mutation import mutated
+from minigrad.nn.materialize import materialize as materialize
+from minigrad.nn.parameter import ModuleTensor, Start, given
 from minigrad.tensor import Tensor
 
-
-def _draw(tensor: Tensor, draw: Callable[[numpy.random.Generator], Any], generator: Any) -> Tensor:
-    """Fill with what `draw` gives; a tensor without values stays without, so that models of any size can be
-    counted.
-    """
-    if tensor.device == "shapes":
-        return tensor
-    return _fill(tensor, draw(generator if generator is not None else random.next_generator()))
+BLOCK = 2**16  # numbers drawn at a time: they stay in the cache, and are no second array beside a large one
+Draw = Callable[..., Any]  # (generator, how many or which shape, settings) to float64 numbers on the host
 
 
-def _fill(tensor: Tensor, values: Any) -> Tensor:
-    return tensor.assign(Tensor(values, dtype=tensor.dtype, device=tensor.device))
+def _fill(tensor: Tensor, write: Callable[..., None], *arguments: Any) -> Tensor:
+    """Let `write(array, *arguments)` fill a tensor, now or once it has values."""
+    if not tensor.is_leaf:
+        raise GraphError("a tensor with history cannot be overwritten; compute a new one instead")
+    if tensor.device != "shapes":
+        write(tensor.data, *arguments)
+        mutated(tensor.data)
+    elif isinstance(tensor, ModuleTensor):
+        tensor.start = Start(write, arguments)
+    return tensor
+
+
+def _draw(
+    tensor: Tensor, draw: Draw, settings: tuple[float, ...], generator: Any, *, at_once: bool = False
+) -> Tensor:
+    """Fill with what `draw` gives: number after number, or all `at_once` where that is not the same."""
+    source = random.next_key() if generator is None else generator
+    if tensor.device == "shapes" and not isinstance(source, tuple):
+        kept = copy.deepcopy(source)
+        for _ in _drawn(tensor.shape, draw, settings, source, at_once):
+            pass  # what this generator gives next comes after what it would have given now
+        source = partial(copy.deepcopy, kept)
+    return _fill(tensor, _draws, draw, settings, source, at_once)
+
+
+def _draws(array: Array, draw: Draw, settings: tuple[float, ...], source: Any, at_once: bool) -> None:
+    """Write numbers from a source: a generator, a function that makes one, or the parts of its key."""
+    at_once = at_once or not array.flags.c_contiguous
+    out = array if at_once else array.reshape(-1)
+    for place, numbers in _drawn(array.shape, draw, settings, source, at_once):
+        given(out[place], numbers)
+
+
+def _drawn(
+    shape: tuple[int, ...], draw: Draw, settings: tuple[float, ...], source: Any, at_once: bool
+) -> Iterator[tuple[Any, Any]]:
+    """Numbers, and their places in an array of this shape: flat ones, a block at a time, unless `at_once`."""
+    if isinstance(source, tuple):
+        source = random.generator(*source)
+    elif callable(source):
+        source = source()
+    if at_once:
+        yield ..., draw(source, shape, *settings)
+        return
+    size = math.prod(shape)
+    for start in range(0, size, BLOCK):
+        count = min(BLOCK, size - start)
+        yield slice(start, start + count), draw(source, count, *settings)
 
 
 def fan_in_and_out(tensor: Tensor) -> tuple[int, int]:
@@ -72,13 +122,23 @@ def ones_(tensor: Tensor) -> Tensor:
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with normal numbers, drawn in float64 on the host and rounded, so that every dtype starts from the
     same.
+
+    `generator` is, here and below, one of NumPy's, or the parts of a key: for `random.generator`.
     """
-    return _draw(tensor, lambda source: source.normal(mean, std, tensor.shape), generator)
+    return _draw(tensor, _normal, (mean, std), generator)
+
+
+def _normal(source: numpy.random.Generator, size: Any, mean: float, std: float) -> Any:
+    return source.normal(mean, std, size)
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with uniform numbers in [a, b)."""
-    return _draw(tensor, lambda source: source.uniform(a, b, tensor.shape), generator)
+    return _draw(tensor, _uniform, (a, b), generator)
+
+
+def _uniform(source: numpy.random.Generator, size: Any, a: float, b: float) -> Any:
+    return source.uniform(a, b, size)
 
 
 def trunc_normal_(
@@ -93,14 +153,16 @@ def trunc_normal_(
     """Fill with normal numbers drawn again until they lie in [a, b]."""
     if not a < b:
         raise UsageError(f"trunc_normal_: expected a < b, got {a} and {b}")
+    return _draw(tensor, _truncated, (mean, std, a, b), generator, at_once=True)
 
-    def draw(source: numpy.random.Generator) -> Any:
-        from scipy.stats import truncnorm
 
-        low, high = (a - mean) / std, (b - mean) / std
-        return truncnorm.ppf(source.uniform(size=tensor.shape), low, high, loc=mean, scale=std)
+def _truncated(
+    source: numpy.random.Generator, shape: Any, mean: float, std: float, a: float, b: float
+) -> Any:
+    from scipy.stats import truncnorm
 
-    return _draw(tensor, draw, generator)
+    low, high = (a - mean) / std, (b - mean) / std
+    return truncnorm.ppf(source.uniform(size=shape), low, high, loc=mean, scale=std)
 
 
 # ----- By how many inputs and outputs a unit has ------------------------------------------------------
@@ -165,20 +227,27 @@ def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with the identity: what comes in goes out."""
     if tensor.ndim != 2:
         raise ShapeError(f"eye_: expected a matrix, got shape {tensor.shape}")
-    return _fill(tensor, numpy.eye(tensor.shape[0], tensor.shape[1]))
+    return _fill(tensor, _identity)
+
+
+def _identity(array: Array) -> None:
+    given(array, numpy.eye(*array.shape))
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fill a convolution's weight so that channels pass through as they are, in each group."""
     if not 3 <= tensor.ndim <= 5 or groups < 1 or tensor.shape[0] % groups:
         raise ShapeError(f"dirac_: expected a convolution's weight in {groups} groups, got {tensor.shape}")
-    values = numpy.zeros(tensor.shape)
-    outer, inner = tensor.shape[0] // groups, tensor.shape[1]
-    middle = tuple(n // 2 for n in tensor.shape[2:])
+    return _fill(tensor, _passing, groups)
+
+
+def _passing(array: Array, groups: int) -> None:
+    array[...] = 0.0
+    outer, inner = array.shape[0] // groups, array.shape[1]
+    middle = tuple(n // 2 for n in array.shape[2:])
     for group in range(groups):
         for channel in range(min(outer, inner)):
-            values[(group * outer + channel, channel, *middle)] = 1.0
-    return _fill(tensor, values)
+            array[(group * outer + channel, channel, *middle)] = 1.0
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: Any = None) -> Tensor:
@@ -189,15 +258,15 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: Any = None) -> 
     """
     if tensor.ndim < 2:
         raise ShapeError(f"orthogonal_: expected at least two axes, got shape {tensor.shape}")
-    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    return _draw(tensor, _orthogonal, (gain,), generator, at_once=True)
 
-    def draw(source: numpy.random.Generator) -> Any:
-        tall = source.normal(size=(max(rows, columns), min(rows, columns)))
-        q, r = numpy.linalg.qr(tall)
-        q = q * numpy.where(numpy.diag(r) < 0, -1.0, 1.0)  # otherwise not uniform over the rotations
-        return gain * (q if rows >= columns else q.T).reshape(tensor.shape)
 
-    return _draw(tensor, draw, generator)
+def _orthogonal(source: numpy.random.Generator, shape: tuple[int, ...], gain: float) -> Any:
+    rows, columns = shape[0], math.prod(shape[1:])
+    tall = source.normal(size=(max(rows, columns), min(rows, columns)))
+    q, r = numpy.linalg.qr(tall)
+    q = q * numpy.where(numpy.diag(r) < 0, -1.0, 1.0)  # otherwise not uniform over the rotations
+    return gain * (q if rows >= columns else q.T).reshape(shape)
 
 
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, *, generator: Any = None) -> Tensor:
@@ -207,13 +276,11 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, *, generator: An
     """
     if tensor.ndim != 2 or not 0.0 <= sparsity <= 1.0:
         raise ShapeError(f"sparse_: expected a matrix and a share, got {tensor.shape} and {sparsity}")
-    rows, columns = tensor.shape
-    zeros = math.ceil(sparsity * rows)
+    return _draw(tensor, _sparse, (sparsity, std), generator, at_once=True)
 
-    def draw(source: numpy.random.Generator) -> Any:
-        values = source.normal(0.0, std, (rows, columns))
-        for column in range(columns):
-            values[source.permutation(rows)[:zeros], column] = 0.0
-        return values
 
-    return _draw(tensor, draw, generator)
+def _sparse(source: numpy.random.Generator, shape: tuple[int, int], sparsity: float, std: float) -> Any:
+    values = source.normal(0.0, std, shape)
+    for column in range(shape[1]):
+        values[source.permutation(shape[0])[: math.ceil(sparsity * shape[0])], column] = 0.0
+    return values

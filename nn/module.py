@@ -9,6 +9,7 @@ from minigrad import backend
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.nn.hooks import AfterForward, BeforeForward, Handle, Hooks
 from minigrad.nn.location import MISFITS, locate
+from minigrad.nn.materialize import materialize
 from minigrad.nn.parameter import Buffer as Buffer
 from minigrad.nn.parameter import Parameter as Parameter
 from minigrad.tensor import Tensor
@@ -221,18 +222,20 @@ class Module:
 
     def to(self, device: Any = None, dtype: Any = None) -> Any:
         """Move parameters and buffers to a device, and floating-point ones to a dtype, in place. A dtype may
-        stand alone. Returns itself.
+        stand alone. What has shapes only gets its values there: see `init.materialize`. Returns itself.
         """
         if dtype is None and device is not None and _is_dtype(device):  # module.to("float64"), as in torch
             device, dtype = None, device
         if dtype is not None and backend.numpy.dtype(dtype).kind not in "fV":
             raise DTypeError(f"a module is moved to a floating-point dtype, and not to {dtype}")
-        tensors: Iterable[Tensor] = [*self.parameters(), *self.buffers()]
+        if device is not None:
+            materialize(self, device=device)
+        tensors: Iterable[Parameter | Buffer] = [*self.parameters(), *self.buffers()]
         for tensor in tensors:
             wanted = dtype if dtype is not None and tensor.dtype.kind in "fV" else None
             moved = backend.asarray(tensor.data, device=device, dtype=wanted)
             if moved is not tensor.data:
-                tensor.data = moved
+                tensor.move(moved)
                 if tensor.requires_grad:
                     tensor.requires_grad_(False).requires_grad_()
         return self
@@ -296,7 +299,8 @@ class Module:
             kind = ShapeError if shapes else UsageError
             raise kind(f"the state does not fit {type(self).__name__}: {text}")
         for name, array in given.items():  # what cannot be converted is refused before the first is assigned
-            given[name] = backend.asarray(array, device=own[name].device, dtype=own[name].dtype)
+            place = None if own[name].device == "shapes" else own[name].device
+            given[name] = backend.asarray(array, device=place, dtype=own[name].dtype)
         for name, array in given.items():
             own[name].assign(array)
         return IncompatibleKeys(missing, unexpected)

@@ -125,6 +125,7 @@ def shape_only(model: Module) -> Any:
     for tensor in (*model.parameters(), *model.buffers()):
         twin = object.__new__(type(tensor))
         twin.data, twin.node = xp.empty(tensor.shape, dtype=tensor.dtype), None
+        twin.start = tensor.start if tensor.device == "shapes" else None
         if hasattr(tensor, "persistent"):
             twin.persistent = tensor.persistent  # type: ignore[attr-defined]
         memo[id(tensor)] = twin.requires_grad_() if tensor.requires_grad else twin

@@ -74,14 +74,21 @@ def main(args: argparse.Namespace) -> int:
 
 
 def lesson_script(number: int) -> str:
-    """The file of a lesson: the learner's own copy if there is one here, else the course's."""
+    """The file of a lesson: the learner's own copy if there is one here, which a line then says, else the
+    course's.
+    """
     from minigrad.cli.lessons import own_exercise
     from minigrad.lessons import find_lesson
 
     lesson = find_lesson(number)
-    own = own_exercise(lesson)
-    mine = own is not None and own.with_name("lesson.py").is_file()
-    return str(own.with_name("lesson.py") if own is not None and mine else lesson.folder / "lesson.py")
+    original, own = lesson.folder / "lesson.py", own_exercise(lesson)
+    mine = None if own is None else own.with_name("lesson.py")
+    if mine is None or not mine.is_file():
+        return str(original)
+    if not mine.samefile(original):  # (in a clone of the course they are one)
+        course = shlex.join(["minigrad", "run", str(original)])
+        print(f"lesson {number}: your copy, {mine}; for the original: {course}", file=sys.stderr, flush=True)
+    return str(mine)
 
 
 def on_gpus(script: str) -> bool:

@@ -82,7 +82,7 @@ class Trainer:
         self.world, self.settings, self.text = world, settings, text
         self.device = agreed(world, lambda: device_of_rank(world, settings.device))
         backend.of_device(self.device).use(self.device)
-        model = agreed(world, lambda: build_model(settings, device=self.device))
+        model = agreed(world, lambda: build_model(settings, device="shapes"))  # filled in parts
         self.parameter_count = sum(parameter.size for parameter in model.parameters())  # of the whole model
         self.mesh = Mesh(world, **settings.mesh(world.size))
         self.part = MeshGPT(
@@ -116,6 +116,7 @@ class Trainer:
             finite_only=True,
             scaler=self.scaler,
             master=settings.master,
+            device=self.device,
             offload={"none": None, "host": "host", "disk": disk}[settings.offload],
             meter=self.meter,
         )

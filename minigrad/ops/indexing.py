@@ -1,11 +1,17 @@
-"""Reading by index, and its transpose: adding into zeros."""
+"""Reading by index, and its transpose: adding into zeros.
+
+Indices on the host, whether numbers, lists, NumPy arrays or Tensors, are put where the array is that they
+index: they say where to read, and are few beside what is read. The other way round they are refused, for the
+host would wait for a device.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from minigrad.errors import ShapeError
+from minigrad import backend
+from minigrad.errors import DTypeError, ShapeError
 from minigrad.operation import linear
 from minigrad.ops.shape import _place
 from minigrad.tensor import Tensor
@@ -26,14 +32,44 @@ unindex = _unindex
 
 
 def getitem(x: Any, index: Any, /) -> Tensor:
-    """x[index], with NumPy's indexing: numbers, slices, None, Ellipsis, integer and boolean arrays."""
-    return _getitem(x, index=_raw(index))
+    """x[index], with NumPy's indexing: numbers, slices, None, Ellipsis, integer and boolean arrays.
+
+    Indices on the host are put where x is. Raises DeviceError for those on another kind of device.
+    """
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    return _getitem(x, index=_raw(index, x))
 
 
-def _raw(index: Any) -> Any:
+def _raw(index: Any, x: Tensor) -> Any:
+    """An index of x without Tensors, where x is."""
     if isinstance(index, tuple):
-        return tuple(_raw(part) for part in index)
-    return index.data if isinstance(index, Tensor) else index
+        return tuple([_raw(part, x) for part in index])
+    if isinstance(index, list) and type(x.data) is not backend.host.array_type:
+        index = backend.asarray(index)
+        index = index if index.size else index.astype("int64")
+    return _beside(index, x) if isinstance(index, Tensor) or backend.is_array(index) else index
+
+
+def _beside(index: Any, x: Tensor) -> backend.Array:
+    """The raw array of an index, where x is. Raises DeviceError for one on another kind of device."""
+    found = index.data if isinstance(index, Tensor) else index
+    if type(found) is type(x.data) or (there := backend.namespace(found)) is backend.namespace(x.data):
+        return found
+    if there is not backend.host:
+        raise backend.mixed(x.data, found)
+    return backend.asarray(found, device=x.device)
+
+
+def index_array(name: str, indices: Any, x: Tensor) -> Tensor:
+    """Whole numbers by which the function `name` reads x, as a Tensor where x is. Raises DTypeError for other
+    numbers, and DeviceError for those on another kind of device than x.
+    """
+    array = _beside(indices if isinstance(indices, Tensor) else backend.asarray(indices), x)
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise DTypeError(f"{name}: indices are integers, got {array.dtype}; use .astype('int64')")
+        array = array.astype("int64")  # what an empty list is of
+    return Tensor.of(array)
 
 
 def _scatter_rows(xp: Any, v: Any, indices: Any, x_shape: tuple[int, ...], axis: int) -> Any:
@@ -58,9 +94,15 @@ def _take_rows(xp: Any, x: Any, indices: Any, /, *, axis: int = 0) -> Any:
 
 
 @linear(values=lambda xp, v, indices: xp.take(v, indices, axis=0))
-def scatter_add(xp: Any, values: Any, indices: Any, /, *, rows: int) -> Any:
-    """Add each row of `values` (n, width) into row `indices[i]` of zeros (rows, width), in order of i."""
+def _scatter_add(xp: Any, values: Any, indices: Any, /, *, rows: int) -> Any:
+    """Rows added into zeros."""
     return xp.scatter_add(values, indices, rows=rows)
+
+
+def scatter_add(values: Any, indices: Any, /, *, rows: int) -> Tensor:
+    """Add each row of `values` (n, width) into row `indices[i]` of zeros (rows, width), in order of i."""
+    values = values if isinstance(values, Tensor) else Tensor(values)
+    return _scatter_add(values, index_array("scatter_add", indices, values), rows=rows)
 
 
 @linear(
@@ -85,7 +127,7 @@ def weighted_rows(x: Any, indices: Any, weights: Any, /) -> Tensor:
     Raises ShapeError where the shapes do not fit.
     """
     x, weights = (a if isinstance(a, Tensor) else Tensor(a) for a in (x, weights))
-    indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=x.device)
+    indices = index_array("weighted_rows", indices, x)
     if x.ndim != 2 or indices.ndim != 2 or indices.shape != weights.shape:
         raise ShapeError(
             f"weighted_rows takes x (rows, width), and indices and weights (n, k); got {x.shape}, "
@@ -106,6 +148,10 @@ def weighted_rows_back(xp: Any, values: Any, indices: Any, weights: Any, /, *, r
 
 
 def take(x: Any, indices: Any, /, *, axis: int = 0) -> Tensor:
-    """The entries of x at integer `indices` (any shape) along `axis`, as in an embedding lookup."""
+    """The entries of x at integer `indices` (any shape) along `axis`, as in an embedding lookup.
+
+    Indices on the host are put where x is. Raises DTypeError, and DeviceError for those on another kind of
+    device.
+    """
     x = x if isinstance(x, Tensor) else Tensor(x)
-    return _take_rows(x, indices, axis=_place(axis, x.ndim))
+    return _take_rows(x, index_array("take", indices, x), axis=_place(axis, x.ndim))

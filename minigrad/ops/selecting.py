@@ -14,7 +14,7 @@ from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.operation import general, linear
 from minigrad.ops.cumulative import cumulative_prod, cumulative_sum, median, prod, std, var
 from minigrad.ops.elementwise import where
-from minigrad.ops.indexing import _raw, getitem, scatter_add, take, unindex
+from minigrad.ops.indexing import _beside, _raw, getitem, index_array, scatter_add, take, unindex
 from minigrad.ops.rearranging import _tensor, flip, moveaxis, unstack
 from minigrad.ops.shape import _place, broadcast_to, reshape
 from minigrad.ops.types import broadcast_shapes
@@ -109,7 +109,7 @@ def index_set(x: Any, index: Any, values: Any, /) -> Tensor:
     values = values if isinstance(values, Tensor) else Tensor(values, dtype=x.dtype, device=x.device)
     if values.dtype != x.dtype:
         values = values.astype(x.dtype)
-    return _index_set(x, values, index=_raw(index))
+    return _index_set(x, values, index=_raw(index, x))
 
 
 class At:
@@ -136,7 +136,7 @@ class Place:
 
     def add(self, values: Any) -> Tensor:
         """The tensor with `values` (broadcast) added at this place: several times where it repeats."""
-        x, index = self._x, _raw(self._index)
+        x, index = self._x, _raw(self._index, self._x)
         values = values if isinstance(values, Tensor) else Tensor(values, dtype=x.dtype, device=x.device)
         return x + unindex(broadcast_to(values, x.data[index].shape), index=index, shape=x.shape)
 
@@ -159,13 +159,13 @@ def _scatter_along_axis(xp: Any, values: Any, indices: Any, /, *, axis: int, len
 
 
 def _integers(name: str, x: Tensor, indices: Any, axis: int) -> tuple[Tensor, int]:
-    """Indices as a Tensor where x is, and the axis from the front. Raises DTypeError and ShapeError."""
-    indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=x.device)
-    if indices.dtype.kind not in "iu" and indices.size:
-        raise DTypeError(f"{name}: indices are integers, got {indices.dtype}; use .astype('int64')")
+    """Indices as a Tensor where x is, and the axis from the front. Raises DTypeError, DeviceError and
+    ShapeError.
+    """
+    indices = index_array(name, indices, x)
     if indices.ndim != x.ndim:
         raise ShapeError(f"{name}: shapes {x.shape} and {indices.shape} differ in their number of axes")
-    return (indices if indices.dtype.kind in "iu" else indices.astype("int64")), _place(axis, x.ndim)
+    return indices, _place(axis, x.ndim)
 
 
 def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
@@ -236,12 +236,10 @@ def scatter(x: Any, indices: Any, source: Any, /, *, axis: int) -> Tensor:
 
 def index_add(x: Any, indices: Any, source: Any, /, *, axis: int = 0, alpha: float = 1) -> Tensor:
     """x with `alpha` times slice i of `source` added to slice `indices[i]`, along `axis` (torch)."""
-    x, source = _tensor(x), _tensor(source)
-    place = _place(axis, x.ndim)
-    indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=x.device)
+    x = _tensor(x)
+    source = source if isinstance(source, Tensor) else Tensor(source, device=x.device)
+    place, indices = _place(axis, x.ndim), index_array("index_add", indices, x)
     count, length = indices.size, x.shape[place]
-    if indices.dtype.kind not in "iu" and count:
-        raise DTypeError(f"index_add: indices are integers, got {indices.dtype}; use .astype('int64')")
     if indices.ndim != 1 or source.shape != (*x.shape[:place], count, *x.shape[place + 1 :]):
         raise ShapeError(
             f"index_add: source {source.shape} is not x {x.shape} with {indices.shape} slices on axis {place}"
@@ -254,7 +252,8 @@ def index_add(x: Any, indices: Any, source: Any, /, *, axis: int = 0, alpha: flo
 
 def masked_fill(x: Any, mask: Any, value: Any, /) -> Tensor:
     """x with `value` where the mask (of booleans, broadcast) holds."""
-    mask = _tensor(mask)
+    x = _tensor(x)
+    mask = Tensor.of(_beside(mask if isinstance(mask, Tensor) else backend.asarray(mask), x))
     if mask.dtype != backend.boolean:
         raise DTypeError(f"masked_fill: the mask is {mask.dtype}; expected booleans, as in x > 0")
     return where(mask, value, x)

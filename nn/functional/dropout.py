@@ -9,14 +9,9 @@ import math
 from typing import Any
 
 from minigrad import backend, ops, random
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import ShapeError
+from minigrad.nn.functional.arguments import real
 from minigrad.tensor import Tensor
-
-
-def check_probability(p: float) -> None:
-    """Raise UsageError unless 0 ≤ p ≤ 1."""
-    if not 0.0 <= p <= 1.0:
-        raise UsageError(f"dropout probability must lie between 0 and 1, got {p}")
 
 
 def _kept(x: Tensor, shape: tuple[int, ...], p: float, stream: str) -> Any:
@@ -26,7 +21,7 @@ def _kept(x: Tensor, shape: tuple[int, ...], p: float, stream: str) -> Any:
 
 
 def _scaled(x: Tensor, shape: tuple[int, ...], p: float, training: bool, stream: str) -> Tensor:
-    check_probability(p)
+    real("dropout", 0.0, 1.0, p=p)
     if not training or p == 0.0:
         return x
     kept = _kept(x, shape, p, stream)
@@ -38,7 +33,9 @@ def _scaled(x: Tensor, shape: tuple[int, ...], p: float, training: bool, stream:
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, stream: str = "dropout") -> Tensor:
     """Set each entry to 0 with probability p and scale the others by 1/(1-p); the identity unless training.
 
-    Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at training time).
+    Calls in two stages of a pipeline draw one mask in both unless each names a `stream` of its own, for only
+    the streams of layers are compared there. Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at
+    training time).
     """
     return _scaled(x, x.shape, p, training, stream)
 
@@ -71,7 +68,7 @@ def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = False, *, stream: 
     """Set entries to SELU's negative limit with probability p, then scale and shift so that mean 0 and
     variance 1 stay. Paper: Klambauer et al. 2017, Self-Normalizing Neural Networks, §3.
     """
-    check_probability(p)
+    real("dropout", 0.0, 1.0, p=p)
     if not training or p == 0.0:
         return x
     if p == 1.0:

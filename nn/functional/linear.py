@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import backend
-from minigrad.errors import DTypeError, ShapeError, UsageError
+from minigrad.errors import ShapeError, UsageError
 from minigrad.ops import einsum, equal, expand_dims, take, where
 from minigrad.ops import linear as _linear
+from minigrad.ops.indexing import index_array
 from minigrad.tensor import Tensor
 
 
@@ -33,9 +34,7 @@ def embedding(indices: Any, weight: Tensor, padding_idx: int | None = None) -> T
     The row `padding_idx` gets no gradient. Raises DTypeError for numbers that are not integers and, on the
     host (a GPU would have to be waited for), UsageError for those outside 0 ... entries - 1.
     """
-    indices = indices if isinstance(indices, Tensor) else Tensor(indices, device=weight.device)
-    if indices.dtype.kind not in "iu":
-        raise DTypeError(f"embedding: indices are integers, and these are {indices.dtype}")
+    indices = index_array("embedding", indices, weight)
     if indices.size and backend.namespace(indices.data) is backend.host:
         low, high = int(indices.data.min()), int(indices.data.max())
         if low < 0 or high >= weight.shape[0]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import ShapeError
 from minigrad.nn import functional
-from minigrad.nn.layers.dropout import new_stream
+from minigrad.nn.functional.arguments import flags, one_of, real, refuse, whole
+from minigrad.nn.layers.dropout import named_stream
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
@@ -33,7 +34,7 @@ class _Plain(Activation):
     """An activation without arguments. torch's `inplace` is accepted and means nothing here."""
 
     def __init__(self, inplace: bool = False) -> None:
-        pass
+        flags(self, inplace=inplace)
 
 
 class ReLU(_Plain):
@@ -115,6 +116,7 @@ class GELU(Activation):
     names = ("approximate",)
 
     def __init__(self, approximate: str = "none") -> None:
+        one_of(self, ("none", "tanh"), approximate=approximate)
         self.approximate = approximate
 
 
@@ -125,6 +127,8 @@ class LeakyReLU(Activation):
     names = ("negative_slope",)
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
+        real(self, negative_slope=negative_slope)
+        flags(self, inplace=inplace)
         self.negative_slope = negative_slope
 
 
@@ -135,6 +139,8 @@ class ELU(Activation):
     names = ("alpha",)
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        real(self, alpha=alpha)
+        flags(self, inplace=inplace)
         self.alpha = alpha
 
 
@@ -142,6 +148,11 @@ class CELU(ELU):
     """x where it is positive, alpha · (e^(x/alpha) - 1) elsewhere."""
 
     function = staticmethod(functional.celu)
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(alpha, inplace)
+        if not alpha:
+            refuse(self, "alpha", alpha, "a number that x can be divided by")
 
 
 class Softplus(Activation):
@@ -151,6 +162,9 @@ class Softplus(Activation):
     names = ("beta", "threshold")
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        real(self, beta=beta, threshold=threshold)
+        if not beta:
+            refuse(self, "beta", beta, "a number that can be divided by")
         self.beta, self.threshold = beta, threshold
 
 
@@ -161,6 +175,9 @@ class Hardtanh(Activation):
     names = ("min_val", "max_val")
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+        real(self, min_val=min_val)
+        real(self, min_val, max_val=max_val)
+        flags(self, inplace=inplace)
         self.min_val, self.max_val = min_val, max_val
 
 
@@ -171,6 +188,8 @@ class Threshold(Activation):
     names = ("threshold", "value")
 
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
+        real(self, threshold=threshold, value=value)
+        flags(self, inplace=inplace)
         self.threshold, self.value = threshold, value
 
 
@@ -181,6 +200,7 @@ class Softshrink(Activation):
     names = ("lambd",)
 
     def __init__(self, lambd: float = 0.5) -> None:
+        real(self, 0.0, lambd=lambd)
         self.lambd = lambd
 
 
@@ -197,7 +217,7 @@ class Softmax(Activation):
     names = ("dim",)
 
     def __init__(self, dim: int = -1) -> None:
-        self.dim = dim
+        (self.dim,) = whole(self, None, dim=dim)
 
 
 class LogSoftmax(Softmax):
@@ -232,10 +252,10 @@ class RReLU(Module):
     def __init__(
         self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False, *, stream: str | None = None
     ) -> None:
-        if not lower <= upper:
-            raise UsageError(f"RReLU: slopes lie between lower and upper, got {lower} and {upper}")
-        self.lower, self.upper = lower, upper
-        self.stream = new_stream("rrelu") if stream is None else stream
+        real(self, lower=lower)
+        real(self, lower, upper=upper)
+        flags(self, inplace=inplace)
+        self.lower, self.upper, self.stream = lower, upper, named_stream(self, "rrelu", stream)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.rrelu(x, self.lower, self.upper, self.training, stream=self.stream)
@@ -259,8 +279,10 @@ class PReLU(Module):
     def __init__(
         self, num_parameters: int = 1, init: float = 0.25, *, device: str | None = None, dtype: Any = None
     ) -> None:
-        self.num_parameters = num_parameters
-        self.weight = new_parameter((num_parameters,), dtype=dtype, device=device)
+        shape = whole(self, num_parameters=num_parameters)
+        real(self, init=init)
+        (self.num_parameters,) = shape
+        self.weight = new_parameter(shape, dtype=dtype, device=device)
         self.weight.assign(init)
 
     def forward(self, x: Tensor) -> Tensor:

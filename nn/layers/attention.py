@@ -9,8 +9,8 @@ from minigrad import ops
 from minigrad.errors import ShapeError, UsageError
 from minigrad.nn import init
 from minigrad.nn.cache import Cache
+from minigrad.nn.functional.arguments import flags, real, whole
 from minigrad.nn.functional.attention import attention_and_weights, scaled_dot_product_attention
-from minigrad.nn.functional.dropout import check_probability
 from minigrad.nn.layers.dropout import new_stream
 from minigrad.nn.layers.linear import Linear, new_parameter
 from minigrad.nn.module import Module, Parameter
@@ -33,6 +33,9 @@ class AdditiveAttention(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
+        query_size, key_size, hidden_size = whole(
+            self, query_size=query_size, key_size=key_size, hidden_size=hidden_size
+        )
         self.query = Linear(query_size, hidden_size, bias=False, device=device, dtype=dtype)
         self.key = Linear(key_size, hidden_size, device=device, dtype=dtype)
         self.score = Linear(hidden_size, 1, bias=False, device=device, dtype=dtype)
@@ -85,13 +88,16 @@ class MultiheadAttention(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        check_probability(dropout)
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        embed_dim, num_heads = whole(self, embed_dim=embed_dim, num_heads=num_heads)
+        real(self, 0.0, 1.0, dropout=dropout)
+        flags(self, bias=bias, add_bias_kv=add_bias_kv, add_zero_attn=add_zero_attn, batch_first=batch_first)
+        if embed_dim % num_heads:
             raise UsageError(
                 f"MultiheadAttention: embed_dim {embed_dim} is not divisible by {num_heads} heads"
             )
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
-        self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
+        (self.kdim,) = (embed_dim,) if kdim is None else whole(self, kdim=kdim)
+        (self.vdim,) = (embed_dim,) if vdim is None else whole(self, vdim=vdim)
         self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
         self.stream = new_stream("attention")
         widths = {"in": (3 * embed_dim, embed_dim)}

@@ -8,6 +8,7 @@ from minigrad import random
 from minigrad.errors import ShapeError
 from minigrad.graph import state
 from minigrad.nn import functional, init
+from minigrad.nn.functional.arguments import flags, real, whole
 from minigrad.nn.functional.batch_norm import Combine
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Buffer, Module, Parameter
@@ -38,6 +39,11 @@ class BatchNorm(Module):
         dtype: Any = None,
         bias: bool = True,
     ) -> None:
+        (num_features,) = whole(self, num_features=num_features)
+        real(self, 0.0, eps=eps)
+        if momentum is not None:
+            real(self, 0.0, 1.0, momentum=momentum)
+        flags(self, affine=affine, track_running_stats=track_running_stats, bias=bias)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight: Parameter | None = None

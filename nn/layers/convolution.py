@@ -9,9 +9,9 @@ from typing import Any
 from minigrad import ops
 from minigrad.errors import UsageError
 from minigrad.nn import init
+from minigrad.nn.functional.arguments import flags, one_of, refuse, sizes, whole
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Module, Parameter
-from minigrad.ops.windows import several
 from minigrad.tensor import Tensor
 
 Sizes = int | Sequence[int]
@@ -39,21 +39,25 @@ class _Convolution(Module):
         dtype: Any,
     ) -> None:
         name = type(self).__name__
-        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+        in_channels, out_channels, groups = whole(
+            self, in_channels=in_channels, out_channels=out_channels, groups=groups
+        )
+        if in_channels % groups or out_channels % groups:
             raise UsageError(
-                f"{name}({in_channels}, {out_channels}, groups={groups}): channels are positive and "
+                f"{name}({in_channels}, {out_channels}, groups={groups}): expected channels that are "
                 "multiples of the groups"
             )
-        if padding_mode not in _MODES or (self.transposed and padding_mode != "zeros"):
-            allowed = ["zeros"] if self.transposed else list(_MODES)
-            raise UsageError(f"{name}: padding_mode is one of {allowed}, not {padding_mode!r}")
+        one_of(self, ("zeros",) if self.transposed else tuple(_MODES), padding_mode=padding_mode)
+        flags(self, bias=bias)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = several(name, "kernel_size", kernel_size, self.axes)
-        self.stride = several(name, "stride", stride, self.axes)
-        self.dilation = several(name, "dilation", dilation, self.axes)
+        self.kernel_size, self.stride, self.dilation = sizes(
+            self, self.axes, kernel_size=kernel_size, stride=stride, dilation=dilation
+        )
         self.padding: Any = padding
-        if not isinstance(padding, str):
-            self.padding = several(name, "padding", padding, self.axes, least=0)
+        if isinstance(padding, str) and not self.transposed:
+            one_of(self, ("same", "valid"), padding=padding)
+        else:
+            (self.padding,) = sizes(self, self.axes, 0, padding=padding)
         if padding == "same" and max(self.stride) > 1:
             raise UsageError(f'{name}: padding="same" needs stride 1, got {self.stride}')
         self.padding_mode = padding_mode
@@ -195,8 +199,10 @@ class _Transposed(_Convolution):
             device,
             dtype,
         )
-        name = type(self).__name__
-        self.output_padding = several(name, "output_padding", output_padding, self.axes, least=0)
+        (self.output_padding,) = sizes(self, self.axes, 0, output_padding=output_padding)
+        limits = [max(s, d) for s, d in zip(self.stride, self.dilation, strict=True)]
+        if any(n >= most for n, most in zip(self.output_padding, limits, strict=True)):
+            refuse(self, "output_padding", output_padding, f"less than stride or dilation: below {limits}")
 
     def _extra(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
         """The output padding that gives `output_size`."""

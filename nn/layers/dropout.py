@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from minigrad.nn import functional
-from minigrad.nn.functional.dropout import check_probability
+from minigrad.nn.functional.arguments import flags, real, refuse
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -25,6 +25,13 @@ def new_stream(kind: str) -> str:
     return f"{kind} {_numbers.next()}"
 
 
+def named_stream(layer: Module, kind: str, stream: str | None) -> str:
+    """The stream that a layer was given, or else a new one. Raises UsageError unless it is a word."""
+    if stream is not None and not isinstance(stream, str):
+        refuse(layer, "stream", stream, "a name for the layer's random numbers, in words")
+    return new_stream(kind) if stream is None else stream
+
+
 class Dropout(Module):
     """Zero entries at random while training.
 
@@ -36,9 +43,9 @@ class Dropout(Module):
     drop: Callable[..., Tensor] = staticmethod(functional.dropout)
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, stream: str | None = None) -> None:
-        check_probability(p)
-        self.p = p
-        self.stream = new_stream("dropout") if stream is None else stream
+        real(self, 0.0, 1.0, p=p)
+        flags(self, inplace=inplace)
+        self.p, self.stream = p, named_stream(self, "dropout", stream)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(x, self.p, self.training, stream=self.stream)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.errors import UsageError
+from minigrad.errors import ShapeError
 from minigrad.nn import functional, init
+from minigrad.nn.functional.arguments import refuse, whole
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
@@ -26,14 +27,18 @@ class Embedding(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise UsageError(f"Embedding: padding_idx {padding_idx} is none of {num_embeddings} rows")
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        self.weight = new_parameter((num_embeddings, embedding_dim), dtype=dtype, device=device)
+        shape = rows, _ = whole(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.num_embeddings, self.embedding_dim = shape
+        self.padding_idx = None
+        if padding_idx is not None:
+            (place,) = whole(self, None, padding_idx=padding_idx)
+            if not -rows <= place < rows:
+                refuse(self, "padding_idx", padding_idx, f"one of {rows} rows, from {-rows} to {rows - 1}")
+            self.padding_idx = place % rows
+        self.weight = new_parameter(shape, dtype=dtype, device=device)
         init.normal_(self.weight)
-        if self.padding_idx is not None and self.weight.device != "shapes":
-            self.weight.data[self.padding_idx] = 0.0
+        if self.padding_idx is not None:
+            self.weight.zero_row(self.padding_idx)
 
     @classmethod
     def from_pretrained(
@@ -41,6 +46,11 @@ class Embedding(Module):
     ) -> Embedding:
         """A layer with these vectors (num_embeddings, embedding_dim), which are not learned unless asked."""
         table = embeddings if isinstance(embeddings, Tensor) else Tensor(embeddings)
+        if table.ndim != 2:
+            raise ShapeError(
+                "Embedding.from_pretrained: expected vectors (num_embeddings, embedding_dim), "
+                f"got {table.shape}"
+            )
         rows, width = table.shape
         layer = cls(rows, width, padding_idx, device=table.device, dtype=table.dtype)
         layer.weight.assign(table)

@@ -9,6 +9,7 @@ from typing import Any
 from minigrad.errors import UsageError
 from minigrad.graph import state
 from minigrad.nn import functional, init
+from minigrad.nn.functional.arguments import flags, refuse, sizes, whole
 from minigrad.nn.module import Module, Parameter
 from minigrad.ops import creation, linear
 from minigrad.tensor import Tensor
@@ -41,14 +42,15 @@ class Linear(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if in_features < 1 or out_features < 0:
-            raise UsageError(f"Linear({in_features}, {out_features}): sizes must be positive")
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = new_parameter((out_features, in_features), dtype=dtype, device=device)
+        (self.in_features,) = whole(self, in_features=in_features)
+        (self.out_features,) = whole(self, 0, out_features=out_features)
+        flags(self, bias=bias)
+        shape = (self.out_features, self.in_features)
+        self.weight = new_parameter(shape, dtype=dtype, device=device)
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.bias: Parameter | None = None
         if bias:
-            self.bias = new_parameter((out_features,), dtype=dtype, device=device)
+            self.bias = new_parameter(shape[:1], dtype=dtype, device=device)
             init.uniform_(self.bias, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,16 +75,15 @@ class Bilinear(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if min(in1_features, in2_features, out_features) < 1:
-            raise UsageError(f"Bilinear({in1_features}, {in2_features}, {out_features}): sizes are positive")
-        self.in1_features, self.in2_features = in1_features, in2_features
-        self.out_features = out_features
+        shape = whole(self, out_features=out_features, in1_features=in1_features, in2_features=in2_features)
+        flags(self, bias=bias)
+        self.out_features, self.in1_features, self.in2_features = shape
         bound = 1 / math.sqrt(in1_features)
-        self.weight = new_parameter((out_features, in1_features, in2_features), dtype=dtype, device=device)
+        self.weight = new_parameter(shape, dtype=dtype, device=device)
         init.uniform_(self.weight, -bound, bound)
         self.bias: Parameter | None = None
         if bias:
-            self.bias = new_parameter((out_features,), dtype=dtype, device=device)
+            self.bias = new_parameter(shape[:1], dtype=dtype, device=device)
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class Flatten(Module):
     """Axes from `start_dim` to `end_dim` become one."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim, self.end_dim = start_dim, end_dim
+        self.start_dim, self.end_dim = whole(self, None, start_dim=start_dim, end_dim=end_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         start, end = (d % max(x.ndim, 1) for d in (self.start_dim, self.end_dim))
@@ -114,16 +115,19 @@ class Unflatten(Module):
     """Axis `dim` becomes several, of sizes `unflattened_size`; one of them may be -1."""
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
-        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+        (self.dim,) = whole(self, None, dim=dim)
+        (self.unflattened_size,) = sizes(self, None, -1, unflattened_size=unflattened_size)
+        if self.unflattened_size.count(-1) > 1:
+            refuse(self, "unflattened_size", unflattened_size, "at most one -1, the size that is left over")
 
     def forward(self, x: Tensor) -> Tensor:
-        place, sizes = self.dim % x.ndim, self.unflattened_size
-        known = math.prod(n for n in sizes if n != -1)
-        fits = x.shape[place] % known == 0 if -1 in sizes and known else x.shape[place] == known
-        if not fits or sizes.count(-1) > 1:
-            raise UsageError(f"Unflatten: axis {self.dim} of {x.shape} does not come apart into {sizes}")
-        sizes = tuple(x.shape[place] // known if n == -1 else n for n in sizes)
-        return x.reshape(*x.shape[:place], *sizes, *x.shape[place + 1 :])
+        place, parts = self.dim % x.ndim, self.unflattened_size
+        known = math.prod(n for n in parts if n != -1)
+        fits = x.shape[place] % known == 0 if -1 in parts and known else x.shape[place] == known
+        if not fits:
+            raise UsageError(f"Unflatten: axis {self.dim} of {x.shape} does not come apart into {parts}")
+        parts = tuple(x.shape[place] // known if n == -1 else n for n in parts)
+        return x.reshape(*x.shape[:place], *parts, *x.shape[place + 1 :])
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

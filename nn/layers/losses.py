@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from minigrad.errors import UsageError
 from minigrad.nn import functional
+from minigrad.nn.functional.arguments import POSITIVE, flags, one_of, real, whole
 from minigrad.nn.module import Buffer, Module
 from minigrad.tensor import Tensor
 
@@ -18,10 +19,7 @@ class Loss(Module):
     reductions: tuple[str, ...] = ("mean", "sum", "none")
 
     def __init__(self, *, reduction: str = "mean", **options: Any) -> None:
-        if reduction not in self.reductions:
-            raise UsageError(
-                f"{type(self).__name__}: reduction is one of {self.reductions}, not {reduction!r}"
-            )
+        one_of(self, self.reductions, reduction=reduction)
         self.reduction = reduction
         self._options = ("reduction", *options)
         for name, value in options.items():
@@ -50,6 +48,8 @@ class CrossEntropyLoss(Loss):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
+        (ignore_index,) = whole(self, None, ignore_index=ignore_index)
+        real(self, 0.0, 1.0, label_smoothing=label_smoothing)
         super().__init__(
             reduction=reduction, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing
         )
@@ -61,6 +61,7 @@ class NLLLoss(Loss):
     function = staticmethod(functional.nll_loss)
 
     def __init__(self, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
+        (ignore_index,) = whole(self, None, ignore_index=ignore_index)
         super().__init__(reduction=reduction, weight=weight, ignore_index=ignore_index)
 
 
@@ -103,6 +104,7 @@ class SmoothL1Loss(Loss):
     function = staticmethod(functional.smooth_l1_loss)
 
     def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
+        real(self, 0.0, beta=beta)
         super().__init__(reduction=reduction, beta=beta)
 
 
@@ -112,6 +114,7 @@ class HuberLoss(Loss):
     function = staticmethod(functional.huber_loss)
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        real(self, POSITIVE, delta=delta)
         super().__init__(reduction=reduction, delta=delta)
 
 
@@ -122,6 +125,7 @@ class KLDivLoss(Loss):
     reductions = ("mean", "sum", "none", "batchmean")
 
     def __init__(self, *, reduction: str = "mean", log_target: bool = False) -> None:
+        flags(self, log_target=log_target)
         super().__init__(reduction=reduction, log_target=log_target)
 
 
@@ -131,6 +135,8 @@ class CTCLoss(Loss):
     function = staticmethod(functional.ctc_loss)
 
     def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        (blank,) = whole(self, 0, blank=blank)
+        flags(self, zero_infinity=zero_infinity)
         super().__init__(reduction=reduction, blank=blank, zero_infinity=zero_infinity)
 
 
@@ -140,6 +146,7 @@ class CosineEmbeddingLoss(Loss):
     function = staticmethod(functional.cosine_embedding_loss)
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
+        real(self, margin=margin)
         super().__init__(reduction=reduction, margin=margin)
 
 
@@ -163,6 +170,10 @@ class TripletMarginLoss(Loss):
         *,
         reduction: str = "mean",
     ) -> None:
+        real(self, margin=margin)
+        real(self, POSITIVE, p=p)
+        real(self, 0.0, eps=eps)
+        flags(self, swap=swap)
         super().__init__(reduction=reduction, margin=margin, p=p, eps=eps, swap=swap)
 
 
@@ -172,6 +183,8 @@ class FocalLoss(Loss):
     function = staticmethod(functional.focal_loss)
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0, *, reduction: str = "mean") -> None:
+        real(self, -math.inf, 1.0, alpha=alpha)
+        real(self, 0.0, gamma=gamma)
         super().__init__(reduction=reduction, alpha=alpha, gamma=gamma)
 
 
@@ -181,4 +194,6 @@ class DistillationLoss(Loss):
     function = staticmethod(functional.distillation_loss)
 
     def __init__(self, temperature: float = 2.0, alpha: float = 0.5, *, reduction: str = "mean") -> None:
+        real(self, POSITIVE, temperature=temperature)
+        real(self, 0.0, 1.0, alpha=alpha)
         super().__init__(reduction=reduction, temperature=temperature, alpha=alpha)

@@ -9,6 +9,7 @@ from typing import Any
 from minigrad.errors import ShapeError, UsageError
 from minigrad.graph import state
 from minigrad.nn import functional, init
+from minigrad.nn.functional.arguments import flags, real, sizes, whole
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Buffer, Module, Parameter
 from minigrad.ops import creation
@@ -23,10 +24,6 @@ def _affine(module: Any, shape: tuple[int, ...], weight: bool, bias: bool, devic
         init.ones_(module.weight)
     if bias:
         module.bias = new_parameter(shape, dtype=dtype, device=device)
-
-
-def _tuple(shape: int | Sequence[int]) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
 class LayerNorm(Module):
@@ -45,8 +42,10 @@ class LayerNorm(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        self.normalized_shape, self.eps = _tuple(normalized_shape), eps
-        self.elementwise_affine = elementwise_affine
+        (self.normalized_shape,) = sizes(self, None, normalized_shape=normalized_shape)
+        real(self, 0.0, eps=eps)
+        flags(self, elementwise_affine=elementwise_affine, bias=bias)
+        self.eps, self.elementwise_affine = eps, elementwise_affine
         _affine(self, self.normalized_shape, elementwise_affine, elementwise_affine and bias, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,8 +72,11 @@ class RMSNorm(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        self.normalized_shape, self.eps = _tuple(normalized_shape), eps
-        self.elementwise_affine = elementwise_affine
+        (self.normalized_shape,) = sizes(self, None, normalized_shape=normalized_shape)
+        if eps is not None:
+            real(self, 0.0, eps=eps)
+        flags(self, elementwise_affine=elementwise_affine)
+        self.eps, self.elementwise_affine = eps, elementwise_affine
         self.weight = None
         if elementwise_affine:
             self.weight = new_parameter(self.normalized_shape, dtype=dtype, device=device)
@@ -104,8 +106,11 @@ class GroupNorm(Module):
         dtype: Any = None,
         bias: bool = True,
     ) -> None:
-        if num_groups < 1 or num_channels % num_groups:
-            raise UsageError(f"GroupNorm: {num_groups} groups do not divide {num_channels} channels")
+        num_groups, num_channels = whole(self, num_groups=num_groups, num_channels=num_channels)
+        real(self, 0.0, eps=eps)
+        flags(self, affine=affine, bias=bias)
+        if num_channels % num_groups:
+            raise UsageError(f"GroupNorm: num_groups {num_groups} does not divide {num_channels} channels")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
         _affine(self, (num_channels,), affine, affine and bias, device, dtype)
 
@@ -140,6 +145,10 @@ class _InstanceNorm(Module):
         dtype: Any = None,
         bias: bool = True,
     ) -> None:
+        (num_features,) = whole(self, num_features=num_features)
+        real(self, 0.0, eps=eps)
+        real(self, 0.0, 1.0, momentum=momentum)
+        flags(self, affine=affine, track_running_stats=track_running_stats, bias=bias)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         _affine(self, (num_features,), affine, affine and bias, device, dtype)

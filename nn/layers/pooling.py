@@ -6,10 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigrad import ops
+from minigrad.errors import UsageError
+from minigrad.nn.functional.arguments import POSITIVE, flags, one_of, real, refuse, sizes, whole
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
 Sizes = int | Sequence[int]
+
+
+def given(layer: Module, axes: int | None, least: int = 1, /, **value: Any) -> Any:
+    """An argument of sizes, checked, as it was given: one int for all axes, or a tuple."""
+    (asked,), (found,) = value.values(), sizes(layer, axes, least, **value)
+    return found if isinstance(asked, Sequence) else found[0]
 
 
 class _Pool(Module):
@@ -18,6 +26,15 @@ class _Pool(Module):
     axes = 2
     pool: Callable[..., Tensor]
     names: tuple[str, ...] = ()
+
+    def _windows(self, kernel_size: Any, stride: Any, padding: Any) -> None:
+        """Keep what says where windows lie; the stride is the kernel's size unless given."""
+        self.kernel_size = given(self, self.axes, kernel_size=kernel_size)
+        self.stride = self.kernel_size if stride is None else given(self, self.axes, stride=stride)
+        self.padding = given(self, self.axes, 0, padding=padding)
+        both = sizes(self, self.axes, 0, padding=padding, kernel_size=kernel_size)
+        if any(2 * p > k for p, k in zip(*both, strict=True)):
+            refuse(self, "padding", padding, f"at most half of kernel_size {kernel_size}")
 
     def forward(self, x: Tensor) -> Tensor:
         pool = type(self).pool
@@ -43,9 +60,9 @@ class _MaxPool(_Pool):
         *,
         ceil_mode: bool = False,
     ) -> None:
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
+        self._windows(kernel_size, stride, padding)
+        flags(self, ceil_mode=ceil_mode)
+        self.dilation, self.ceil_mode = given(self, self.axes, dilation=dilation), ceil_mode
 
 
 class MaxPool1d(_MaxPool):
@@ -76,9 +93,9 @@ class AvgPool1d(_Pool):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding, self.ceil_mode, self.count_include_pad = padding, ceil_mode, count_include_pad
+        self._windows(kernel_size, stride, padding)
+        flags(self, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
+        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
 
 
 class AvgPool2d(AvgPool1d):
@@ -98,14 +115,22 @@ class AvgPool2d(AvgPool1d):
         divisor_override: int | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
-        self.divisor_override = divisor_override
+        self.divisor_override = None
+        if divisor_override is not None:
+            (self.divisor_override,) = whole(self, None, divisor_override=divisor_override)
+            if not divisor_override:
+                refuse(self, "divisor_override", divisor_override, "a number that can be divided by")
 
 
 class _Adaptive(_Pool):
     names = ("output_size",)
 
     def __init__(self, output_size: Any) -> None:
-        self.output_size = output_size
+        several = isinstance(output_size, list | tuple)
+        asked = list(output_size) if several else [output_size] * self.axes
+        (found,) = sizes(self, self.axes, output_size=[1 if n is None else n for n in asked])
+        kept = tuple(None if a is None else n for a, n in zip(asked, found, strict=True))
+        self.output_size = kept if several else kept[0]
 
 
 class AdaptiveAvgPool1d(_Adaptive):
@@ -152,6 +177,20 @@ class Upsample(Module):
         mode: str = "nearest",
         align_corners: bool | None = None,
     ) -> None:
+        if (size is None) == (scale_factor is None):
+            raise UsageError(
+                f"Upsample: give size or scale_factor, one of them; got {size!r} and {scale_factor!r}"
+            )
+        one_of(self, ("nearest", "linear", "bilinear"), mode=mode)
+        if align_corners is not None:
+            flags(self, align_corners=align_corners)
+        if align_corners and mode == "nearest":
+            refuse(self, "align_corners", align_corners, 'mode="linear" or "bilinear" beside it')
+        if size is not None:
+            size = given(self, None, size=size)
+        else:
+            for factor in scale_factor if isinstance(scale_factor, Sequence) else (scale_factor,):
+                real(self, POSITIVE, scale_factor=factor)
         self.size, self.scale_factor, self.mode = size, scale_factor, mode
         self.align_corners = align_corners
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy
 
 from minigrad import ops
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import ShapeError
 from minigrad.graph import state
 from minigrad.nn import init
+from minigrad.nn.functional.arguments import POSITIVE, real, refuse, whole
 from minigrad.nn.layers.dropout import Dropout
 from minigrad.nn.layers.linear import new_parameter
 from minigrad.nn.module import Buffer, Module
@@ -47,8 +48,10 @@ class SinusoidalPositions(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if width < 2 or width % 2:
-            raise UsageError(f"SinusoidalPositions: the width is even, sines beside cosines; got {width}")
+        width, longest = whole(self, width=width, longest=longest)
+        real(self, 0.0, 1.0, dropout=dropout)
+        if width % 2:
+            refuse(self, "width", width, "an even one, for sines beside cosines")
         self.width, self.longest = width, longest
         self.dropout = Dropout(dropout)
         angles = _angles(longest, width, 10000.0)
@@ -70,7 +73,8 @@ class LearnedPositions(Module):
     def __init__(
         self, width: int, longest: int, std: float = 0.02, *, device: str | None = None, dtype: Any = None
     ) -> None:
-        self.width, self.longest = width, longest
+        self.width, self.longest = width, longest = whole(self, width=width, longest=longest)
+        real(self, 0.0, std=std)
         self.weight = new_parameter((longest, width), dtype=dtype, device=device)
         init.normal_(self.weight, std=std)
 
@@ -99,8 +103,10 @@ class RotaryPositions(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if width < 2 or width % 2:
-            raise UsageError(f"RotaryPositions: entries turn in pairs, so the width is even; got {width}")
+        width, longest = whole(self, width=width, longest=longest)
+        real(self, POSITIVE, base=base)
+        if width % 2:
+            refuse(self, "width", width, "an even one, for entries turn in pairs")
         self.width, self.longest, self.base = width, longest, base
         angles = _angles(longest, width, base)
         wide = dtype or state.default_dtype

@@ -8,7 +8,7 @@ from typing import Any
 from minigrad import ops
 from minigrad.errors import ShapeError, UsageError
 from minigrad.nn import functional, init
-from minigrad.nn.functional.dropout import check_probability
+from minigrad.nn.functional.arguments import flags, one_of, real, whole
 from minigrad.nn.functional.gru_kernel import gru_sequence
 from minigrad.nn.functional.lstm_kernel import lstm_sequence
 from minigrad.nn.functional.recurrent import State, Step, gru_step, lstm_step, rnn_step, walk
@@ -45,13 +45,16 @@ class _Recurrent(Module):
         dtype: Any = None,
     ) -> None:
         name = type(self).__name__
-        if min(input_size, hidden_size, num_layers) < 1:
-            raise UsageError(f"{name}({input_size}, {hidden_size}, {num_layers}): sizes are positive")
+        input_size, hidden_size, num_layers = whole(
+            self, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers
+        )
+        (proj_size,) = whole(self, 0, proj_size=proj_size)
+        real(self, 0.0, 1.0, dropout=dropout)
+        flags(self, bias=bias, batch_first=batch_first, bidirectional=bidirectional)
         if proj_size and self.states < 2:
             raise UsageError(f"{name}: only an LSTM has a proj_size, got {proj_size}")
-        if not 0 <= proj_size < hidden_size:
+        if proj_size >= hidden_size:
             raise UsageError(f"{name}: proj_size is below hidden_size {hidden_size}, or 0; got {proj_size}")
-        check_probability(dropout)
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
         self.bidirectional, self._stream = bidirectional, new_stream(name)
@@ -224,7 +227,7 @@ class RNN(_Recurrent):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        check_nonlinearity("RNN", nonlinearity)
+        one_of(self, ("tanh", "relu"), nonlinearity=nonlinearity)
         self.nonlinearity = nonlinearity
         super().__init__(
             input_size,
@@ -250,12 +253,6 @@ def _projected(step: Step, weight: Tensor) -> Step:
         return (ops.linear(hidden, weight, None), *others)
 
     return projected
-
-
-def check_nonlinearity(name: str, nonlinearity: str) -> None:
-    """Raise UsageError unless it is "tanh" or "relu"."""
-    if nonlinearity not in ("tanh", "relu"):
-        raise UsageError(f'{name}: nonlinearity is "tanh" or "relu", not {nonlinearity!r}')
 
 
 class LSTM(_Recurrent):

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from minigrad import ops
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import ShapeError
 from minigrad.nn import init
+from minigrad.nn.functional.arguments import flags, one_of, whole
 from minigrad.nn.functional.recurrent import gru_step, lstm_step, rnn_step
 from minigrad.nn.layers.linear import new_parameter
-from minigrad.nn.layers.recurrent import check_nonlinearity
 from minigrad.nn.module import Module, Parameter
 from minigrad.tensor import Tensor
 
@@ -29,8 +29,8 @@ class _Cell(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if min(input_size, hidden_size) < 1:
-            raise UsageError(f"{type(self).__name__}({input_size}, {hidden_size}): sizes are positive")
+        input_size, hidden_size = whole(self, input_size=input_size, hidden_size=hidden_size)
+        flags(self, bias=bias)
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         rows, bound = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
 
@@ -88,7 +88,7 @@ class RNNCell(_OneState):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        check_nonlinearity("RNNCell", nonlinearity)
+        one_of(self, ("tanh", "relu"), nonlinearity=nonlinearity)
         super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import ShapeError, UsageError
+from minigrad.nn.functional.arguments import flags, whole
 from minigrad.nn.layers.linear import Linear
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
@@ -27,7 +28,9 @@ class SqueezeExcitation(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if not 1 <= reduction <= channels:
+        channels, reduction = whole(self, channels=channels, reduction=reduction)
+        flags(self, bias=bias)
+        if reduction > channels:
             raise UsageError(f"SqueezeExcitation: reduction {reduction} leaves no channel of {channels}")
         self.channels, self.reduction = channels, reduction
         squeezed = channels // reduction

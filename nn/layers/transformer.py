@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
-from minigrad.errors import UsageError
 from minigrad.nn import init
 from minigrad.nn.cache import Cache, DecoderCache
 from minigrad.nn.containers import ModuleList
+from minigrad.nn.functional.arguments import flags, real, refuse, whole
 from minigrad.nn.layers.attention import MultiheadAttention
 from minigrad.nn.layers.dropout import Dropout, new_stream
 from minigrad.nn.layers.linear import Linear
@@ -47,10 +47,12 @@ class _Layer(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if isinstance(activation, str) and activation not in _ACTIVATIONS:
-            raise UsageError(
-                f"a transformer's activation is one of {list(_ACTIVATIONS)} or a function, not {activation!r}"
-            )
+        whole(self, d_model=d_model, nhead=nhead, dim_feedforward=dim_feedforward)
+        real(self, 0.0, 1.0, dropout=dropout)
+        real(self, 0.0, layer_norm_eps=layer_norm_eps)
+        flags(self, batch_first=batch_first, norm_first=norm_first, bias=bias)
+        if not callable(activation) and activation not in tuple(_ACTIVATIONS):
+            refuse(self, "activation", activation, '"relu", "gelu" or a function')
         self.activation = _ACTIVATIONS[activation] if isinstance(activation, str) else activation
         self.batch_first, self.norm_first = batch_first, norm_first
         where: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -148,13 +150,23 @@ class TransformerDecoderLayer(_Layer):
         return self._batch_first(self._residual(3, x, self._feed_forward))
 
 
-def copies(layer: Module, count: int) -> ModuleList:
-    """`count` deep copies of a layer, whose dropouts draw random numbers of their own."""
+def copies(stack: Module, layer: Module, num_layers: int) -> tuple[ModuleList, int]:
+    """`num_layers` deep copies of a layer, whose dropouts draw random numbers of their own, for a stack; and
+    how many these are.
+    """
+    (count,) = whole(stack, num_layers=num_layers)
     layers = ModuleList(copy.deepcopy(layer) for _ in range(count))
     for module in layers.modules():
         if isinstance(module, Dropout | MultiheadAttention):
             module.stream = new_stream(type(module).__name__)
-    return layers
+    return layers, count
+
+
+def _modules(stack: Module, **values: Module | None) -> None:
+    """Raise UsageError unless all values are modules; what is not a layer to be copied may be None."""
+    for name, value in values.items():
+        if not isinstance(value, Module) and (value is not None or name.endswith("_layer")):
+            refuse(stack, name, value, "a module, as nn.TransformerEncoderLayer(...) is one")
 
 
 class TransformerEncoder(Module):
@@ -171,7 +183,9 @@ class TransformerEncoder(Module):
         enable_nested_tensor: bool = True,
         mask_check: bool = True,
     ) -> None:
-        self.layers, self.num_layers = copies(encoder_layer, num_layers), num_layers
+        _modules(self, encoder_layer=encoder_layer, norm=norm)
+        flags(self, enable_nested_tensor=enable_nested_tensor, mask_check=mask_check)
+        self.layers, self.num_layers = copies(self, encoder_layer, num_layers)
         self.norm = norm
 
     def forward(
@@ -187,7 +201,8 @@ class TransformerDecoder(Module):
     """`num_layers` copies of a decoder layer, one after the other, and a last norm if given."""
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
-        self.layers, self.num_layers = copies(decoder_layer, num_layers), num_layers
+        _modules(self, decoder_layer=decoder_layer, norm=norm)
+        self.layers, self.num_layers = copies(self, decoder_layer, num_layers)
         self.norm = norm
 
     def forward(
@@ -244,20 +259,27 @@ class Transformer(Module):
         device: str | None = None,
         dtype: Any = None,
     ) -> None:
+        d_model, nhead, _ = whole(self, d_model=d_model, nhead=nhead, dim_feedforward=dim_feedforward)
+        whole(self, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
+        _modules(self, custom_encoder=custom_encoder, custom_decoder=custom_decoder)
+        real(self, 0.0, 1.0, dropout=dropout)
+        real(self, 0.0, layer_norm_eps=layer_norm_eps)
+        flags(self, batch_first=batch_first, norm_first=norm_first, bias=bias)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
-        flags = (batch_first, norm_first, bias)
+        switches = (batch_first, norm_first, bias)
         self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
 
         def norm() -> LayerNorm:
             return LayerNorm(d_model, layer_norm_eps, bias=bias, **where)
 
-        self.encoder = custom_encoder or TransformerEncoder(
-            TransformerEncoderLayer(*options, *flags, **where), num_encoder_layers, norm()
-        )
-        self.decoder = custom_decoder or TransformerDecoder(
-            TransformerDecoderLayer(*options, *flags, **where), num_decoder_layers, norm()
-        )
+        if custom_encoder is None:
+            layer: Module = TransformerEncoderLayer(*options, *switches, **where)
+            custom_encoder = TransformerEncoder(layer, num_encoder_layers, norm())
+        if custom_decoder is None:
+            layer = TransformerDecoderLayer(*options, *switches, **where)
+            custom_decoder = TransformerDecoder(layer, num_decoder_layers, norm())
+        self.encoder, self.decoder = custom_encoder, custom_decoder
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 init.xavier_uniform_(parameter)

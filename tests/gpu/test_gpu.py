@@ -10,8 +10,8 @@ from minigrad import backend, dist, nn
 from minigrad.errors import DeviceError
 from tests.minigrad.examples import EXAMPLES
 
-OWN_PLACE = {"to_device", "cross_entropy"}
-"""One example moves within the host, and the other's labels lie there; test_kernels.py has that one."""
+OWN_PLACE = {"to_device"}
+"""Its example moves within the host."""
 
 
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - OWN_PLACE))

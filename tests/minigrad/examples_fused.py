@@ -11,7 +11,7 @@ import scipy.special
 import minigrad as mg
 from minigrad.ops import nonlinear
 from minigrad.ops.linear import _linear
-from tests.minigrad.examples import INTEGER_INDEX, Example, one, spread, unary
+from tests.minigrad.examples import INTEGER_INDEX, Example, beside, one, spread, unary
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -106,7 +106,9 @@ EXAMPLES: dict[str, list[Example]] = {
     ),
     "cross_entropy": [
         Example(
-            lambda x, t=t: nonlinear._cross_entropy(x, np.where(t < 0, 0, t), t != -100, reduction="none"),
+            lambda x, t=t: nonlinear._cross_entropy(
+                x, beside(x, np.where(t < 0, 0, t)), beside(x, t != -100), reduction="none"
+            ),
             (spread(len(t), 3),),
             lambda x, t=t: likelihood(x, t),
             INTEGER_INDEX,
@@ -116,7 +118,7 @@ EXAMPLES: dict[str, list[Example]] = {
     + [
         Example(
             lambda x, c=counted, r=reduction: nonlinear._cross_entropy(
-                x, np.abs(TARGETS) % 3, c, reduction=r
+                x, beside(x, np.abs(TARGETS) % 3), beside(x, c), reduction=r
             ),
             (spread(4, 3),),
             lambda x, c=counted, f=function: f(

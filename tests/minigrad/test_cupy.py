@@ -1,149 +1,43 @@
-"""The CuPy namespace without a GPU: a stand-in for CuPy, as poor as its oldest release, over NumPy arrays.
+"""The CuPy namespace without a GPU, over the stand-in for CuPy, as poor as its oldest release.
 
-It shows that what CuPy lacks is filled in, that the kernels' unblocked form is right, and that a missing
-library or device is named. Real GPUs: tests/gpu.
+It shows that what CuPy lacks is filled in, that the kernels' unblocked form is right, that nothing waits for
+the device, and that a missing library or device is named. Real GPUs, or the stand-in too: tests/gpu.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import types
-from contextlib import nullcontext
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-import scipy.special
 
 import minigrad as mg
 from minigrad import backend, backend_cupy
 from minigrad.errors import DeviceError
+from tests.gpu import stand_in
+from tests.gpu.device_array import Counts, Device, DeviceArray
 from tests.minigrad.examples import EXAMPLES
 
-LACKING = {"permute_dims", "concat", "pow", "matrix_transpose", "vecdot", "isdtype", "matvec", "vecmat"}
-LACKING |= set(backend_cupy.INVERSES)
-
-
-class DeviceArray(np.ndarray):
-    """A NumPy array that passes for one on a device; like CuPy's, its reductions stay arrays. To ask it for a
-    value would be to wait for the device.
-    """
-
-    device: Any = types.SimpleNamespace(id=0)
-    waits = 0
-
-    def _wait(self, *_: Any) -> Any:
-        DeviceArray.waits += 1
-        return self.view(np.ndarray)[()].item()
-
-    def __getitem__(self, index: Any) -> Any:  # (NumPy reads 0-d indices, and numbers that it assigns)
-        before = DeviceArray.waits
-        found = super().__getitem__(index)
-        DeviceArray.waits = before
-        return found
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        before = DeviceArray.waits
-        super().__setitem__(index, value)
-        DeviceArray.waits = before
-
-    __bool__ = __float__ = __int__ = __index__ = item = _wait
-
-
-class ElementwiseKernel:
-    """CuPy's compiler, for the C that minigrad writes: its statements are run as NumPy's."""
-
-    def __init__(self, inputs: str, outputs: str, code: str, name: str) -> None:
-        self.inputs, self.outputs = ([p.split() for p in part.split(", ")] for part in (inputs, outputs))
-        code = re.sub(r"\b(long long|T) (?=\w+ =)", "", code)
-        code = re.sub(
-            r"for \((?:long long )?(\w+) = ([^;]+); \1 < ([^;]+); \+\+\1\) ",
-            r"for \1 in range(\2, \3): ",
-            code,
-        )
-        self.code, self.name = "\n".join(line.strip() for line in code.split(";")), name
-
-    def __call__(self, *arrays: Any) -> Any:
-        names = [p[-1] for p in self.inputs]
-        given = [a.view(np.ndarray) if isinstance(a, np.ndarray) else a for a in arrays[: len(names)]]
-        kinds = {
-            a.dtype for p, a in zip(self.inputs, given, strict=True) if p[-2] == "T" and hasattr(a, "dtype")
-        }
-        assert len(kinds) == 1, f"{self.name}: T stands for {kinds}"
-        (kind,) = kinds
-        known: dict[str, Any] = {"T": kind.type, "erf": scipy.special.erf, "exp": np.exp, "tanh": np.tanh}
-        if self.inputs[0][0] == "raw":
-            (out,) = arrays[len(names) :]
-            code = self.code.replace("/", "//")
-            flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in given]
-            for i in range(out.size):
-                place = {**known, **dict(zip(names, flat, strict=True)), "i": i}
-                exec(code, place)  # noqa: S102 - our own kernels
-                out.reshape(-1)[i] = place["out"]
-            return out
-        place = {**known, **dict(zip(names, given, strict=True))}
-        exec(self.code, place)  # noqa: S102
-        results = tuple(on_device(place[p[-1]].astype(kind)) for p in self.outputs)
-        return results if len(results) > 1 else results[0]
-
-
-class StandIn:
-    """The module `cupy`, as far as it exists."""
-
-    ndarray = DeviceArray
-    ElementwiseKernel = ElementwiseKernel
-    cuda = types.SimpleNamespace(
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1), Device=lambda number: nullcontext()
-    )
-
-    def __getattr__(self, name: str) -> Any:
-        if name in LACKING:
-            raise AttributeError(name)
-        found = getattr(np, name)
-        if not callable(found) or isinstance(found, type):
-            return found
-        return found if name == "add" else lambda *a, **k: on_device(found(*a, **k))
-
-    @staticmethod
-    def asnumpy(array: Any) -> np.ndarray:
-        return np.array(array.view(np.ndarray))
-
-    @staticmethod
-    def matmul(x: Any, y: Any) -> Any:  # its `out` came late
-        return on_device(np.matmul(x, y))
-
-    @staticmethod
-    def array(x: Any, dtype: Any = None, copy: bool = True) -> Any:
-        return on_device(np.array(x, dtype=dtype, copy=copy))
-
-    @staticmethod
-    def asarray(x: Any, dtype: Any = None) -> Any:
-        return on_device(np.asarray(x, dtype=dtype))
-
-
-class StandInSpecial:
-    """The module `cupyx.scipy.special`."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *x: on_device(getattr(scipy.special, name)(*x))
-
-
-def on_device(x: Any) -> Any:
-    return np.asarray(x).view(DeviceArray)
+OWN_PLACE = {"to_device"}
+"""Its example moves within the host."""
 
 
 @pytest.fixture(autouse=True)
-def namespace(monkeypatch):
-    found = backend_cupy.CupyNamespace(StandIn(), StandInSpecial())
-    monkeypatch.setitem(backend._devices, "gpu", found)
-    monkeypatch.setitem(backend._namespaces, DeviceArray, found)
-    monkeypatch.setattr(backend, "_constants", {})
-    return found
+def namespace() -> Iterator[Any]:
+    """CuPy's namespace over the stand-in."""
+    with stand_in.installed():
+        yield backend.gpu()
 
 
-@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"to_device"}))  # its example moves within the host
+def on_device(x: Any) -> DeviceArray:
+    return stand_in.MODULE.asarray(x)
+
+
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - OWN_PLACE))
 def test_operations_and_their_gradients_agree_with_the_host(name):
     for example in EXAMPLES[name]:
         host = example.leaves()
@@ -164,17 +58,18 @@ def test_operations_and_their_gradients_agree_with_the_host(name):
 
 def test_nothing_waits_for_the_device():
     """No operation, and no gradient, asks for a value: only users do."""
-    before = DeviceArray.waits
-    for name in sorted(set(EXAMPLES) - {"to_device"}):
+    for name in sorted(set(EXAMPLES) - OWN_PLACE):
         for example in EXAMPLES[name]:
             leaves = [mg.tensor(x, device="gpu", requires_grad=True) for x in example.inputs]
-            before = DeviceArray.waits
+            before = Counts.waits, Counts.copies_to_host
             out = example.call(*leaves)
             if out.requires_grad:
                 out.backward(mg.ones(out.shape, dtype=out.dtype, device="gpu"))
-            assert DeviceArray.waits == before, name
+            assert (Counts.waits, Counts.copies_to_host) == before, name
+    waits, copies = Counts.waits, Counts.copies_to_host
     assert mg.ones(1, device="gpu").item() == 1.0
-    assert DeviceArray.waits > before
+    assert mg.ones(1, device="gpu").numpy() == 1.0
+    assert (Counts.waits, Counts.copies_to_host) == (waits + 1, copies + 1)
 
 
 FUSED = {
@@ -235,9 +130,9 @@ def test_a_deterministic_scatter_add(monkeypatch, namespace):
     finally:
         mg.use_deterministic(False)
     assert made.call_count == 3
-    np.testing.assert_array_equal(np.asarray(found), expected)
-    np.testing.assert_array_equal(np.asarray(one), expected[:, :1])
-    np.testing.assert_array_equal(np.asarray(nothing), np.zeros((5, 2)))
+    np.testing.assert_array_equal(found.get(), expected)
+    np.testing.assert_array_equal(one.get(), expected[:, :1])
+    np.testing.assert_array_equal(nothing.get(), np.zeros((5, 2)))
     namespace.scatter_add(on_device(values), on_device(indices), 5)
     assert made.call_count == 3
 
@@ -249,18 +144,22 @@ def test_scatter_add_beyond_the_one_hot_product(monkeypatch, namespace):
     large = namespace.scatter_add(on_device(values), on_device(indices), 4)
     expected = np.zeros((4, 2))
     np.add.at(expected, indices, values)
-    np.testing.assert_array_equal(np.asarray(small), expected)
-    np.testing.assert_array_equal(np.asarray(large), expected)
+    np.testing.assert_array_equal(small.get(), expected)
+    np.testing.assert_array_equal(large.get(), expected)
 
 
-def test_one_of_several_devices_is_chosen(namespace):
-    with mock.patch.object(StandIn.cuda, "Device") as device:
-        namespace.use("gpu:0")
-    device.assert_called_once_with(0)
-    device.return_value.use.assert_called_once_with()
-    moved = namespace.from_host(np.ones(2), device="gpu:0")
-    assert isinstance(moved, DeviceArray)
-    assert namespace.asarray(np.ones(2), copy=True).tolist() == [1.0, 1.0]
+def test_one_of_several_devices_is_chosen(monkeypatch, namespace):
+    monkeypatch.setattr(Device, "count", 2)
+    namespace.use("gpu:1")
+    assert Device.current() == 1
+    there, other = (namespace.from_host(np.ones(2), device=place) for place in ("", "gpu:0"))
+    assert (there.device.id, other.device.id) == (1, 0)
+    assert (Device.current(), namespace.device(other)) == (1, "gpu:0")
+    namespace.use("gpu")  # whichever is current
+    assert Device.current() == 1
+    copied = namespace.asarray(there, copy=True)
+    assert copied is not there
+    assert copied.tolist() == [1.0, 1.0]
 
 
 def test_a_gpu_that_is_not_there_is_named():

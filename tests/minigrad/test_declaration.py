@@ -149,8 +149,8 @@ def test_the_number_of_inputs_is_checked() -> None:
         mg.where(True, 1.0)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="concat takes at least one input, got 0"):
         mg.concat([])
-    with pytest.raises(TypeError, match="scatter_add takes"):
-        mg.scatter_add(spread(2, 2), np.array([0, 1]))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="weighted_rows_back takes"):
+        mg.weighted_rows_back(spread(2, 2), np.array([[0], [1]]), spread(2, 1))  # type: ignore[call-arg]
 
 
 def test_complaints_name_operation_and_shapes() -> None:
