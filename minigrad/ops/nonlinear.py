@@ -140,10 +140,9 @@ def _gelu_tanh_forward(xp: Any, x: Any, *, keep: bool) -> tuple[Any, Any]:
     out = xp.empty(flat.shape, dtype=x.dtype)
     slope = xp.empty(flat.shape, dtype=x.dtype) if keep else None
     for block in blocks(xp, flat.shape[0]):
-        r, y = flat[block], out[block]
+        r, y, s = flat[block], out[block], None if slope is None else slope[block]
         xp.multiply(r, r, out=y)
-        if slope is not None:
-            s = slope[block]
+        if s is not None:
             xp.multiply(y, 6 * _SCALE * _CUBIC, out=s)
             s += 2 * _SCALE
             s *= r
@@ -153,7 +152,7 @@ def _gelu_tanh_forward(xp: Any, x: Any, *, keep: bool) -> tuple[Any, Any]:
         xp.tanh(y, out=y)
         y *= 0.5
         y += 0.5
-        if slope is not None:
+        if s is not None:
             s *= 1.0 - y
             s += 1.0
             s *= y
