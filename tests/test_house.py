@@ -175,7 +175,7 @@ def test_the_mechanism_can_be_read_in_an_afternoon():
 
 def test_the_heart_of_dist_can_be_read_in_a_day():
     counts = {name: code_lines((ROOT / "dist" / f"{name}.py").read_text()) for name in HEART_OF_DIST}
-    assert sum(counts.values()) <= 2450, counts
+    assert sum(counts.values()) <= 2600, counts
 
 
 def test_one_file_is_one_sitting():
