@@ -67,13 +67,11 @@ def test_without_installation(tmp_path, links):
     ("links", "options"),
     [
         ("kept", []),
-        ("kept", ["-e"]),
-        ("kept", ["--config-settings", "editable_mode=strict", "-e"]),
         ("text", []),
-        ("text", ["-e"]),
+        ("kept", ["-e"]),
         ("lost", ["--config-settings", "editable_mode=strict", "-e"]),
     ],
-    ids=["plain", "lenient", "strict", "plain-no-links", "lenient-no-links", "strict-no-links"],
+    ids=["plain", "plain-no-links", "lenient", "strict-no-links"],
 )
 def test_installed_from_the_sources(tmp_path, links, options):
     source = copy_project(tmp_path / "source", links=links)
