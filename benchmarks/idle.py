@@ -150,7 +150,7 @@ class Run:
         said = simulate(self.pipeline.schedule, measured(costs), link=link, between=short)
         ranks = self.pipeline.schedule.rank_of
         stages = [0.0] * len(self.pipeline.schedule.ranks)
-        for (stage, _), seconds in costs.items():
+        for (stage, *_), seconds in costs.items():
             stages[ranks[stage]] += seconds
         return Row(
             self.schedule,

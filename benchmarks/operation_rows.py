@@ -207,7 +207,7 @@ SHAPES = [
     Row("unstack", lambda x: mg.stack(mg.unstack(x)), lambda x: torch.stack(torch.unbind(x)), (BLOCK,)),
     Row(
         "split",
-        lambda x: mg.concat(mg.split(x, 8, axis=1)),
+        lambda x: mg.concat(mg.chunk(x, 8, axis=1)),
         lambda x: torch.concat(torch.chunk(x, 8, 1)),
         (FLAT,),
     ),

@@ -25,14 +25,19 @@ from minigrad.dist.verbs import COMBINE, Array, Call, balanced_counts, pieces
 
 @dataclass(frozen=True)
 class Place:
-    """Where an algorithm runs: this rank, and how many ranks there are."""
+    """Where an algorithm runs: this rank, how many ranks there are, and who books its memory."""
 
     rank: int
     ranks: int
+    track: Callable[[Array], Array] = lambda array: array
 
     def beside(self, distance: int) -> int:
         """The rank that lies `distance` further, around the ring."""
         return (self.rank + distance) % self.ranks
+
+    def room(self, like: Array, size: int | None = None) -> Array:
+        """Memory for what arrives: a flat array of `size` elements, or of as many as `like` has."""
+        return self.track(np.empty_like(like, shape=like.size if size is None else size))
 
 
 def all_reduce(
@@ -70,7 +75,7 @@ def all_gather(place: Place, call: Call, array: Array, out: Array) -> Iterator[R
 def ring_reduce(place: Place, operation: str, parts: list[Array], out: Array) -> Iterator[Round]:
     """Sum piece r into `out` on rank r: it sets out at rank r + 1 and picks up a share on every rank."""
     longest = max(part.size for part in parts)
-    spare = [np.empty_like(out, shape=longest) for _ in range(2)]
+    spare = [place.room(out, longest) for _ in range(2)]
     given = parts[place.beside(-1)]
     for step in range(1, place.ranks):
         own = parts[place.beside(-step - 1)]
@@ -104,7 +109,7 @@ def ordered_reduce(place: Place, operation: str, parts: list[Array], out: Array)
     takes room for as many elements as the whole array has.
     """
     peers = [place.beside(distance) for distance in range(1, place.ranks)]
-    arrays = {peer: np.empty_like(out) for peer in peers} | {place.rank: parts[place.rank]}
+    arrays = {peer: place.room(out) for peer in peers} | {place.rank: parts[place.rank]}
     yield [take(arrays[peer], peer) for peer in peers] + [put(parts[peer], peer) for peer in peers]
     total = arrays[0]
     for peer in range(1, place.ranks):
@@ -119,7 +124,7 @@ def ordered_reduce_to_root(place: Place, call: Call, array: Array, out: Array) -
     if place.rank != call.root:
         yield [put(array, call.root)]
         return
-    total, arriving = np.empty_like(array), np.empty_like(array)
+    total, arriving = place.room(array), place.room(array)
     for peer in range(place.ranks):
         place_of_peer = total if peer == 0 else arriving
         if peer == place.rank:
@@ -149,13 +154,13 @@ def tree_broadcast(place: Place, call: Call, array: Array, out: Array) -> Iterat
 def tree_reduce(place: Place, call: Call, array: Array, out: Array) -> Iterator[Round]:
     """The broadcast backwards: in each round, half of those who still have something send it and are done."""
     behind_root = (place.rank - call.root) % place.ranks
-    total, arriving = array, np.empty_like(array, shape=0)
+    total, arriving = array, place.room(array, 0)
     for distance in reversed(doubling(place.ranks)):
         if distance <= behind_root < 2 * distance:
             yield [put(total, place.beside(-distance))]
         elif behind_root < distance and behind_root + distance < place.ranks:
             if arriving.size != array.size or arriving is total:
-                arriving = np.empty_like(array)
+                arriving = place.room(array)
             yield [take(arriving, place.beside(distance))]
             # Only the root's own array may be written.
             result = arriving if total is array and behind_root else total
@@ -182,7 +187,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[Place, Call, Array, Array], Iterator[R
     "all_reduce": {
         "ring": all_reduce(ring_reduce, ring_gather),
         "halving": lambda place, call, array, out: halving.all_reduce(
-            place.rank, place.ranks, call.operation, array
+            place.rank, place.ranks, call.operation, array, room=place.room
         ),
         "tree": tree_all_reduce,
         "ordered": all_reduce(ordered_reduce, ring_gather),
@@ -190,7 +195,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[Place, Call, Array, Array], Iterator[R
     "reduce_scatter": {
         "ring": reduce_scatter(ring_reduce),
         "halving": lambda place, call, array, out: halving.reduce_scatter(
-            place.rank, call.counts, call.operation, array, out
+            place.rank, call.counts, call.operation, array, out, room=place.room
         ),
         "ordered": reduce_scatter(ordered_reduce),
     },
@@ -205,6 +210,6 @@ ALGORITHMS: dict[str, dict[str, Callable[[Place, Call, Array, Array], Iterator[R
 """minigrad's own algorithms, by verb and name."""
 
 
-def rounds_of(call: Call, rank: int, ranks: int, array: Array, out: Array) -> Iterator[Round]:
+def rounds_of(call: Call, place: Place, array: Array, out: Array) -> Iterator[Round]:
     """The rounds of a call that names one of these algorithms, as one rank goes through them."""
-    return ALGORITHMS[call.verb][call.algorithm](Place(rank, ranks), call, array, out)
+    return ALGORITHMS[call.verb][call.algorithm](place, call, array, out)

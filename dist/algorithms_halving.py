@@ -15,17 +15,17 @@ and 4.5 (halving and doubling); Rabenseifner, Träff 2004, More Efficient Reduct
 Non-Power-of-Two Number of Processors (binary blocks).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-
-import numpy as np
 
 from minigrad.dist.transfer import Round, put, take
 from minigrad.dist.verbs import COMBINE, Array, balanced_counts
 
 Slices = tuple[slice, ...]
+Room = Callable[[Array, int], Array]
+"""Makes a flat array of so many elements, like another."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ Plan = tuple[tuple[Exchange, ...], ...]
 
 
 def reduce_scatter(
-    rank: int, counts: tuple[int, ...], operation: str, array: Array, out: Array
+    rank: int, counts: tuple[int, ...], operation: str, array: Array, out: Array, *, room: Room
 ) -> Iterator[Round]:
     """Halving that leaves `array` as it is: the first exchange reads it, and fills the part that is kept."""
     start = sum(counts[:rank])
     alone = any(len(block) == 1 and rank in block for block in blocks_of(len(counts)))
-    sums = array.copy() if alone else np.empty_like(array)
-    yield from halve(plan(rank, len(counts), counts), operation, sums if alone else array, sums)
+    sums = room(array, array.size)
+    if alone:
+        sums[...] = array
+    yield from halve(plan(rank, len(counts), counts), operation, sums if alone else array, sums, room)
     out[...] = sums[start : start + counts[rank]]
 
 
@@ -58,17 +60,17 @@ def all_gather(rank: int, counts: tuple[int, ...], array: Array, out: Array) -> 
     yield from double(plan(rank, len(counts), counts), out)
 
 
-def all_reduce(rank: int, ranks: int, operation: str, array: Array) -> Iterator[Round]:
+def all_reduce(rank: int, ranks: int, operation: str, array: Array, *, room: Room) -> Iterator[Round]:
     """Halving, then doubling, in place."""
     exchanges = plan(rank, ranks, balanced_counts(array.size, 1 << ranks.bit_length() - 1))
-    yield from halve(exchanges, operation, array, array)
+    yield from halve(exchanges, operation, array, array, room)
     yield from double(exchanges, array)
 
 
-def halve(exchanges: Plan, operation: str, first: Array, sums: Array) -> Iterator[Round]:
+def halve(exchanges: Plan, operation: str, first: Array, sums: Array, room: Room) -> Iterator[Round]:
     """Send away what others will sum up, and add what comes; the first round takes values from `first`."""
-    room = max((sum(length(e.taken) for e in several) for several in exchanges), default=0)
-    arriving = np.empty_like(sums, shape=room)
+    most = max((sum(length(e.taken) for e in several) for several in exchanges), default=0)
+    arriving = room(sums, most)
     for several in exchanges:
         parts = [part for exchange in several for part in exchange.taken]
         places = side_by_side(arriving, parts)

@@ -32,7 +32,6 @@ from minigrad.dist.checkpoint_files import (
     check_room,
     data_type,
     explained,
-    sha256_of,
     write_tensors,
 )
 from minigrad.dist.checkpoint_manifest import Entry, Manifest, saved, step_of
@@ -181,19 +180,7 @@ def _checked(path: Path, world: World) -> Manifest:
 
     def check() -> Manifest:
         manifest = Manifest.read(path)
-        manifest.check_sizes(path)
-        try:
-            manifest.check_complete()
-        except UsageError as error:
-            raise UsageError(f"the checkpoint {path} is damaged: {error}") from error
-        own = list(manifest.files)[world.rank :: world.size]
-        for name in own:
-            with explained(f"the checkpoint {path} is damaged: {name} cannot be read", "use another"):
-                if sha256_of(path / name) != manifest.files[name].sha256:
-                    raise UsageError(
-                        f"the checkpoint {path} is damaged: {name} is not what was saved (its hash differs)"
-                    )
-        manifest.check_keys(path, own)
+        manifest.check_whole(path, first=world.rank, step=world.size)
         return manifest
 
     return agreed(world, check)

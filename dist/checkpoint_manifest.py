@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.dist.checkpoint_boxes import Box, entries, missing, whole
-from minigrad.dist.checkpoint_files import TensorFile, Written, data_type
+from minigrad.dist.checkpoint_files import TensorFile, Written, data_type, explained, sha256_of
 from minigrad.errors import UsageError
 
 FORMAT = 1
@@ -135,6 +135,24 @@ class Manifest:
                 raise UsageError(
                     f"the checkpoint {path} is damaged: {name} has {size} bytes of {written.bytes}"
                 )
+
+    def check_whole(self, path: Path, *, first: int = 0, step: int = 1) -> None:
+        """Refuse a checkpoint that is not what was saved: look at all there is, and read every `step`-th file
+        from the `first` on. Raises UsageError.
+        """
+        self.check_sizes(path)
+        try:
+            self.check_complete()
+        except UsageError as error:
+            raise UsageError(f"the checkpoint {path} is damaged: {error}") from error
+        own = list(self.files)[first::step]
+        for name in own:
+            with explained(f"the checkpoint {path} is damaged: {name} cannot be read", "use another"):
+                if sha256_of(path / name) != self.files[name].sha256:
+                    raise UsageError(
+                        f"the checkpoint {path} is damaged: {name} is not what was saved (its hash differs)"
+                    )
+        self.check_keys(path, own)
 
     def check_keys(self, path: Path, files: Iterable[str]) -> None:
         """Refuse `files` that hold other arrays than the manifest says. Raises UsageError."""

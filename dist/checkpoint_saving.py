@@ -1,7 +1,7 @@
 """Saving a checkpoint: who writes what, each rank its file, and rank 0 moves the whole into place."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from minigrad.dist.checkpoint_files import (
     Written,
     check_room,
     data_type,
-    explained,
     flush_folder,
     remove_folder,
     write_file,
@@ -111,7 +110,7 @@ def _start(
         for entry in entries.values()
         for run in entry.pieces
     )
-    check_room(path, needed, _remedy(path))
+    check_room(path, needed, "make room on the disk")
     with _explained(path):
         remove_folder(partial)
         partial.mkdir(parents=True)
@@ -171,15 +170,23 @@ def _file_of(rank: int) -> str:
     return f"rank_{rank:05d}.safetensors"
 
 
-def _explained(path: Path) -> AbstractContextManager[None]:
-    return explained(f"could not save the checkpoint {path}", _remedy(path))
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Make an OSError of the block one line. Raises UsageError."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"could not save the checkpoint {path}: {why}; {_remedy(path)}") from error
 
 
 def _remedy(path: Path) -> str:
-    """What to do when the disk is full or fails."""
+    """What to do when the disk is full or fails: go on from the newest older one that is found whole."""
     older = [found for found in saved(path.parent) if step_of(found.name) < step_of(path.name)]
-    return (
-        f"{older[-1]} is whole: make room on the disk and go on from there"
-        if older
-        else "make room on the disk"
-    )
+    for found in reversed(older):
+        try:
+            Manifest.read(found).check_whole(found)
+        except UsageError:
+            continue
+        return f"{found} is whole: make room on the disk and go on from there"
+    return "make room on the disk" + ("; no older checkpoint is whole" if older else "")

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from minigrad.dist.algorithms import LIBRARY, rounds_of
+from minigrad.dist.algorithms import LIBRARY, Place, rounds_of
 from minigrad.dist.debug_mode import debugging, guarded
 from minigrad.dist.ledger import Account, Ledger, Message
 from minigrad.dist.refusals import Purpose, Refusals
@@ -117,7 +117,7 @@ class Communicator(Refusals, ABC):
         self._check_message(verb, array, peer, tag, purpose)
         sends = verb == "send"
         account = self._open(verb, purpose, LIBRARY, self.members[peer], tag)
-        loan = lend(array, read=sends, write=not sends, direct=self.takes_device_arrays)
+        loan = self._booked(lend(array, read=sends, write=not sends, direct=self.takes_device_arrays))
         if not block:
             loan = self._watched(verb, array, loan, write=not sends)
         sent, received = (loan.buffer.nbytes, 0) if sends else (0, loan.buffer.nbytes)
@@ -172,7 +172,7 @@ class Communicator(Refusals, ABC):
                 rounds=1,
             )
 
-        rounds = rounds_of(call, self.rank, self.size, array, out)
+        rounds = rounds_of(call, Place(self.rank, self.size, self.ledger.track), array, out)
         return self._carry_out(moving(rounds, book), self._label(call, number))
 
     def _lend(
@@ -180,22 +180,28 @@ class Communicator(Refusals, ABC):
     ) -> tuple[Loan, Loan]:
         """Both buffers of a collective, in a precision fit for it and sharing no memory."""
         nobody = Loan(np.empty(0, call.dtype))
-        give = (
-            nobody
-            if array is None
-            else lend(array, read=reads, write=writes, direct=self.takes_device_arrays)
-        )
-        take = nobody if out is None else lend(out, read=False, write=True, direct=self.takes_device_arrays)
+        direct = self.takes_device_arrays
+        if self.size > 1 and call.operation in ("max", "min"):
+            direct = False  # minigrad takes these itself: see `of_floats` in mpi.py
+        give = nobody if array is None else lend(array, read=reads, write=writes, direct=direct)
+        take = nobody if out is None else lend(out, read=False, write=True, direct=direct)
+        give, take = self._booked(give), self._booked(take)
         if call.operation and half_precision(give.buffer.dtype):
-            give = copied(give, np.float32, write=writes)
-            take = take if out is None else copied(take, np.float32, write=True)
+            give = self._booked(copied(give, np.float32, write=writes))
+            take = take if out is None else self._booked(copied(take, np.float32, write=True))
         elif out is not None and overlap(give.buffer, take.buffer):
             # A shard may be a view of the whole: the smaller one steps aside.
             if give.buffer.size <= take.buffer.size:
-                give = copied(give, give.buffer.dtype, write=False)
+                give = self._booked(copied(give, give.buffer.dtype, write=False))
             else:
-                take = copied(take, take.buffer.dtype, write=True)
+                take = self._booked(copied(take, take.buffer.dtype, write=True))
         return give, take
+
+    def _booked(self, loan: Loan) -> Loan:
+        """A loan, whose memory is booked if it is no caller's."""
+        if loan.apart:
+            self.ledger.track(loan.buffer)
+        return loan
 
     def _watched(self, verb: str, array: Array | None, loan: Loan, *, write: bool = False) -> Loan:
         """The loan of a request, which debug mode keeps an eye on."""

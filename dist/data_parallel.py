@@ -11,21 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from minigrad.dist.partition import broadcast_rest, check_alike, check_settings, cut
+from minigrad.dist.partition import BUCKET_BYTES, broadcast_rest, check_alike, check_settings, cut
+from minigrad.dist.roster import Roster
 from minigrad.dist.world import World
 from minigrad.dist.zero_gradients import Filling, WholeGradients
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
-
-BUCKET_BYTES = 4 * 2**20
 
 
 class DataParallel:
     """Keeps the copies of `module` on all ranks of `world` alike.
 
     Parameters and buffers are taken from rank 0 now. In each step call `synchronize()` after the backward
-    walk: it leaves in every parameter's `.grad` the sum over all ranks. A parameter that only some ranks used
-    counts as zero on the others; one that no rank used keeps no gradient.
+    walk: it leaves in every parameter's `.grad` the sum over all ranks, which may be clipped then. A
+    parameter that only some ranks used counts as zero on the others; one that no rank used keeps no gradient.
 
     bucket_bytes      size from which on a bucket is sent: small ones start earlier, large ones cost less
     algorithm         how gradients are summed: "library", or one of minigrad's own ("ring", "ordered", …)
@@ -34,7 +33,8 @@ class DataParallel:
                       communication cost; on thread ranks they contain the time in which other ranks computed
 
     Raises CommunicationError where ranks have different parameters, and where a gradient changes after its
-    bucket was sent. On one rank alone nothing is done and the gradients stay where they are.
+    bucket was sent; UsageError where parameters came or went after wrapping, or others are trained. On one
+    rank alone nothing is done and the gradients stay where they are.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class DataParallel:
         if world.size == 1:
             return
         check_alike(module, world)
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._roster = Roster(module)
+        trained = [parameter for parameter in self._roster.parameters if parameter.requires_grad]
         self._gradients = WholeGradients(cut(trained, world, bucket_bytes), world, algorithm=algorithm)
+        self._gradients.whole = True
         for filling in self.buckets:  # the buffers carry the parameters over
             for parameter, view in zip(filling.bucket.parameters, filling.views, strict=True):
                 view[...] = parameter.data
@@ -80,7 +82,9 @@ class DataParallel:
         gradients = self._gradients
         if gradients is None:
             return
+        self._roster.check(self.world.name)
         used = gradients.finish()
+        gradients.whole = True
         for filling in gradients.fillings:
             for number, leaf in zip(filling.numbers, filling.leaves, strict=True):
                 leaf.filled = used[number]

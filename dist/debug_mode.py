@@ -3,8 +3,8 @@
 It is on where the environment says MINIGRAD_DEBUG=1, and in the blocks of `with debug():`. All ranks must
 have it on or off alike. Then
 
-* ranks that are processes compare every collective before it starts, in one small message, and a mismatch
-  names both sides (ranks that are threads always do);
+* ranks that are processes compare every collective before it starts, in one small message, and every message
+  between two with what the receiver expects; a mismatch names both sides (ranks that are threads always do);
 * an array under a request that is not done yet may not be touched: if it was, `wait` raises.
 """
 
@@ -20,6 +20,7 @@ from minigrad.dist.verbs import Array, Call
 from minigrad.errors import MinigradError
 
 CARD_BYTES = 256
+CONTENT_BYTES = 80
 _blocks = int(os.environ.get("MINIGRAD_DEBUG", "") not in ("", "0"))
 
 
@@ -47,6 +48,12 @@ def card(number: int, call: Call) -> np.ndarray:
     digest = hashlib.blake2b(f"{number} {call.common()}".encode(), digest_size=16).digest()
     text = f"number {number} is {call.common()}".encode()
     return np.frombuffer((digest + text).ljust(CARD_BYTES)[:CARD_BYTES], dtype=np.uint8)
+
+
+def content_card(buffer: Array) -> np.ndarray:
+    """What a message between two ranks is made of, as a message of fixed size itself."""
+    text = f"{buffer.size} elements of {buffer.dtype}".encode()
+    return np.frombuffer((b" " * 16 + text).ljust(CONTENT_BYTES), dtype=np.uint8)
 
 
 def odd_one_out(cards: np.ndarray) -> tuple[int, int] | None:

@@ -18,12 +18,13 @@ from typing import Any
 
 from minigrad import backend, random
 from minigrad.dist.memory import Meter
-from minigrad.dist.pipeline_stages import Boundaries, Stage, Values, entry
+from minigrad.dist.pipeline_stages import Boundaries, Drawn, Stage, Values, entry
 from minigrad.dist.request import Request
 from minigrad.dist.schedule import COMPUTE, RECEIVES, SENDS, Action, B, F, I, Kind, Schedule, W
 from minigrad.dist.timing import Span
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
+from minigrad.errors import UsageError
 from minigrad.graph import Node, mode, no_grad
 from minigrad.tensor import Tensor
 from minigrad.tree import flatten
@@ -38,17 +39,19 @@ class Part:
 
     inputs    what the first stage takes
     loss      from what the last stage returned to one number
-    weight    its share of the batch, by which its loss counts
+    weight    its share of the batch, by which its loss counts: a number, or a 0-d array
     samples   the numbers of its rows in the whole batch
     start     the place of its first token in the sequence
+    drawn     how often stages before drew from which stream of random numbers, by (stage, slice)
     """
 
     inputs: Values
     loss: Callable[[Values], Tensor] | None
-    weight: float
+    weight: Any
     samples: Sequence[int]
     boundaries: Boundaries
     start: int = 0
+    drawn: Drawn = field(default_factory=dict)
 
 
 @dataclass
@@ -101,6 +104,9 @@ class Executor:
         self.clock: Callable[[], float] = clock or getattr(world, "clock", None) or time.perf_counter
         self.meter = meter
         self.program = early_receives(schedule.ranks[world.rank])
+        for action in self.program:
+            if action.kind not in (*COMPUTE, *SENDS, *RECEIVES, *self.handlers):
+                raise UsageError(f"{world.name}: the schedule has {action}, and nobody gave a handler for it")
         self.spans: list[Span] = []
         row = [action for action in self.program if action.kind in COMPUTE]
         following = dict(pairwise(row))
@@ -134,7 +140,7 @@ class Executor:
                 self._send(action)
             elif action.kind in RECEIVES:
                 self._receive(action)
-            elif action.kind in self.handlers:
+            else:
                 start = self.clock()
                 self.handlers[action.kind](action.stage, action.microbatch)
                 self.spans.append(Span(self.world.rank, action, start, self.clock()))
@@ -286,8 +292,11 @@ class Executor:
     def _scope(self, place: Place) -> AbstractContextManager[None]:
         """Random numbers that belong to the samples of this microbatch."""
         seed, _, step, *_ = random.snapshot()
-        samples = self._parts[place[1:]].samples
-        return nullcontext() if step is None else random.scope(seed=seed, step=step, samples=samples)
+        if step is None:
+            return nullcontext()
+        here = self._parts[place[1:]]
+        calls = here.drawn.get((place[0], place[2]))
+        return random.scope(seed=seed, step=step, samples=here.samples, calls=calls)
 
     # ----- Messages -----
 

@@ -4,7 +4,8 @@ Which rank ended first is more than mpirun can say reliably: when one dies, it e
 well name one of those. So every rank holds a connection to the launcher (see `minigrad.dist.prepare`). The
 operating system cuts it at the moment at which the rank dies, however it dies, before anybody else can react.
 A thread in each rank also gives signs of life there, however long a step takes: a rank whose process is
-stopped is found by its silence.
+stopped is found by its silence. One that computes without letting that thread run is left alone: the system
+sees it at work.
 """
 
 import ctypes
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minigrad.dist.prepare import LAUNCH_SOCKET, SECONDS_OF_SILENCE
+from minigrad.dist.sight import Sight, sight_of
 from minigrad.errors import UsageError
 
 Family = Literal["mpich", "openmpi", "intel", "unknown"]
@@ -127,12 +129,13 @@ class Rank:
     silent: bool = False
     heard_seconds: float = field(default_factory=time.monotonic)
     seconds_quiet: float = 0.0
+    seen: Sight | None = None  # while it is quiet
     unread: bytes = b""
 
     def learn(self, data: bytes) -> None:
         """Take in what came over the rank's connection: lines of JSON; nothing means that it was cut."""
         self.silent = not data
-        self.heard_seconds = time.monotonic()
+        self.heard_seconds, self.seen = time.monotonic(), None
         *lines, self.unread = (self.unread + data).split(b"\n")
         for line in lines:
             for name, value in json.loads(line).items():
@@ -148,7 +151,8 @@ class Rank:
         if self.seconds_quiet:
             return (
                 f"rank {self.rank} of {self.size} (process {self.process}) stopped answering: no sign of "
-                f"life for {self.seconds_quiet:.3g} s; it was stopped, or the system it runs on hangs"
+                f"life for {self.seconds_quiet:.3g} s; "
+                + (f"it {self.seen.describe()}" if self.seen else "it was stopped, or its system hangs")
             )
         return (
             f"rank {self.rank} of {self.size} (process {self.process}) died without a word: "
@@ -192,18 +196,28 @@ class Watch:
                 key.fileobj.close()  # type: ignore[union-attr]
 
     def look_for_silence(self) -> None:
-        """Find the rank that has not given a sign of life for longest, if that is too long."""
+        """Find a rank that has given no sign of life for too long, and is not at work either."""
         now, before = time.monotonic(), self._listened
         self._listened = now
         if now - before > self._silence / 2:  # this process was stopped itself, and has not listened
             for rank in self.ranks:
                 rank.heard_seconds = now
-        running = [rank for rank in self.ranks if rank.process and not (rank.silent or rank.finished)]
-        oldest = min(running, key=lambda rank: rank.heard_seconds, default=None)
-        if self._silence and oldest and self.first_dead is None:
-            quiet = now - oldest.heard_seconds
-            if quiet > self._silence:
-                oldest.seconds_quiet, self.first_dead = quiet, oldest
+        if not self._silence or self.first_dead is not None:
+            return
+        for rank in self.ranks:
+            quiet = now - rank.heard_seconds
+            if quiet < self._silence / 2 or rank.silent or rank.finished or not rank.process:
+                continue
+            if rank.seen is None:
+                rank.seen = sight_of(rank.process)
+            if quiet < self._silence:
+                continue
+            seen = sight_of(rank.process)
+            if seen and seen.at_work_since(rank.seen):  # on something that lets no other thread of it run
+                rank.heard_seconds, rank.seen = now, None
+            else:
+                rank.seconds_quiet, rank.seen, self.first_dead = quiet, seen, rank
+                return
 
     def alive(self) -> list[int]:
         """Processes of ranks whose connection still stands."""

@@ -12,12 +12,13 @@ Share = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Message:
-    """One verb that is done, as the rank that called it saw it.
+    """One verb that is done, as the rank that called it saw it; or a message of one, see Ledger.
 
     bytes_sent, bytes_received   as the ledger books them
     peer, rank                   numbers in the whole world; no peer where all ranks took part
     tag                          of a message between two ranks
     start_seconds, stop_seconds  on the clock of time.perf_counter
+    part_of                      the collective to which a message belongs
     """
 
     verb: str
@@ -30,6 +31,7 @@ class Message:
     stop_seconds: float
     rank: int
     tag: int | None = None
+    part_of: str | None = None
 
 
 @dataclass
@@ -74,11 +76,18 @@ class Ledger:
     is booked for it.
 
     observer   called with a Message as often as a verb is done
+    witness    called with one for each message that minigrad's own algorithms send or receive, once its round
+               is over
+    track      called with each array in which a verb keeps something for itself until it is done: arriving
+               pieces of minigrad's own algorithms, half precision in float32, what is staged. What a library
+               keeps, nobody knows
     """
 
     by_kind: dict[tuple[str, str], Entry] = field(default_factory=dict)
     by_peer: dict[int, Entry] = field(default_factory=dict)
     observer: Callable[[Message], None] | None = None
+    witness: Callable[[Message], None] | None = None
+    track: Callable[[Any], Any] = lambda array: array
 
     def book(
         self,
@@ -162,7 +171,8 @@ class Account:
         self.verb, self.purpose, self.algorithm = verb, purpose, algorithm
         self.peer, self.rank, self.tag = peer, rank, tag
         self.bytes_sent = self.bytes_received = 0
-        self.start_seconds = time.perf_counter()
+        self.start_seconds = self._round_start = time.perf_counter()
+        self._round: tuple[Share, ...] = ()
 
     def book(
         self,
@@ -174,10 +184,13 @@ class Account:
         rounds: int = 0,
         counted: Counted = "wire",
     ) -> None:
-        """Add a part of the traffic."""
+        """Add a part of the traffic, which is about to move. A round begins where the one before is over."""
         self.bytes_sent += sent
         self.bytes_received += received
         if self._ledger is not None:
+            if rounds and self._ledger.witness is not None:
+                self._tell_of_round()
+                self._round = tuple(peers)
             self._ledger.book(
                 self.verb,
                 self.purpose,
@@ -191,6 +204,8 @@ class Account:
 
     def close(self) -> None:
         """Tell who observes that it is done."""
+        if self._round:
+            self._tell_of_round()
         if self._ledger is None or self._ledger.observer is None:
             return
         self._ledger.observer(
@@ -207,3 +222,24 @@ class Account:
                 self.tag,
             )
         )
+
+    def _tell_of_round(self) -> None:
+        """Tell the witness of the messages of the round that is over, if there was one."""
+        start, self._round_start = self._round_start, time.perf_counter()
+        shares, self._round = self._round, ()
+        for peer, sent, received in shares:
+            if self._ledger is not None and self._ledger.witness is not None:
+                self._ledger.witness(
+                    Message(
+                        "send" if sent else "receive",
+                        self.purpose,
+                        self.algorithm,
+                        sent,
+                        received,
+                        peer,
+                        start,
+                        self._round_start,
+                        self.rank,
+                        part_of=self.verb,
+                    )
+                )

@@ -1,6 +1,6 @@
 """Messages between ranks of one process: sender and receiver meet, and one array is copied into the other."""
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 
 from minigrad.dist.baton import Event
@@ -35,12 +35,13 @@ class Mail:
     """What was posted in one group and not yet met its other side, oldest first.
 
     A send is done when it was received, never earlier: a program that leans on buffers of the library, which
-    MPI allows but does not promise, is found out here.
+    MPI allows but does not promise, is found out here. Every collective has a tag of its own, so nothing is
+    kept of those on which nobody waits.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._waiting: defaultdict[tuple[int, int, Tag], deque[Post]] = defaultdict(deque)
+        self._waiting: dict[tuple[int, int, Tag], deque[Post]] = {}
 
     def post(
         self, buffer: Array, source: int, destination: int, tag: Tag, *, sends: bool
@@ -50,11 +51,14 @@ class Mail:
         Raises CommunicationError where the sides differ in size or dtype.
         """
         post = Post(buffer, (self._names[source], self._names[destination]), tag, sends=sends)
-        queue = self._waiting[source, destination, tag]
+        kind = source, destination, tag
+        queue = self._waiting.setdefault(kind, deque())
         if not queue or queue[0].sends == sends:
             queue.append(post)
             return post, None
         other = queue.popleft()
+        if not queue:
+            del self._waiting[kind]
         sent, received = (post, other) if sends else (other, post)
         if (sent.buffer.dtype, sent.buffer.size) != (received.buffer.dtype, received.buffer.size):
             raise CommunicationError(

@@ -22,6 +22,7 @@ import numpy as np
 from minigrad import backend, random
 from minigrad.backend import Array
 from minigrad.dist.algorithms import LIBRARY
+from minigrad.dist.gpt_units import gpt_units
 from minigrad.dist.memory import Meter
 from minigrad.dist.mesh import Mesh
 from minigrad.dist.mesh_zero import MeshZeRO
@@ -92,7 +93,7 @@ def divide(
     if slices > model.config.context:
         raise UsageError(f"{slices} token slices cannot share a context of {model.config.context}")
     lengths = balanced_counts(model.config.context, slices) if slices > 1 else ()
-    found = find_schedule(schedule, ranks, microbatches, stages, lengths, 1)
+    found = find_schedule(schedule, ranks, microbatches, stages, lengths, 1, virtual=virtual > 1)
     if any(action.kind is Kind.UPDATE for row in found.ranks for action in row):
         raise UsageError(
             f"the schedule {found.name} has no flush: it updates each stage at a time of its own, while "
@@ -186,15 +187,20 @@ class MeshGPT:
         Raises CommunicationError, before anything is filled, where ranks' models begin differently.
         """
         self._check_starts()
-        if self.pipeline is not None and stage == 3:
-            layers = [layer for layer in self.module.children() if any(True for _ in layer.parameters())]
-            options.setdefault("units", layers)
+        if stage == 3:
+            options.setdefault("units", self._units())
         self.zero = MeshZeRO(
             self.module, optimizer, self.mesh, pipeline=self.pipeline, stage=stage, **options
         )
         if self.pipeline is not None:
             self.pipeline.executor.quiet = self.zero.no_sync
         return self.zero
+
+    def _units(self) -> list[list[Module]]:
+        """What stage 3 gathers together: what `gpt_units` says, or the layers of a pipeline's stages."""
+        if isinstance(self.module, GPT):
+            return gpt_units(self.module, recompute=self.module.checkpoint_activations)
+        return [[layer] for layer in self.module.children() if any(True for _ in layer.parameters())]
 
     def _check_starts(self) -> None:
         """Compare how the models of all ranks begin that have shapes only."""

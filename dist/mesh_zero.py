@@ -44,7 +44,7 @@ class MeshZeRO(ZeRO):
         pipeline: Pipeline | None = None,
         **options: Any,
     ) -> None:
-        self.mesh, self.pipeline = mesh, pipeline
+        self.mesh, self.pipeline, self.is_part = mesh, pipeline, pipeline is not None
         super().__init__(module, optimizer, mesh.axis("data"), **options)
         self._whole = mesh.world.size == mesh.axis("data").size  # no other axis cuts anything
         if self._whole:

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
-from minigrad.dist.debug_mode import CARD_BYTES, card, debugging, odd_one_out, text_of
+from minigrad.dist import farewell
+from minigrad.dist.debug_mode import CARD_BYTES, card, content_card, debugging, odd_one_out, text_of
 from minigrad.dist.ledger import Ledger
 from minigrad.dist.prepare import announced, prepare
 from minigrad.dist.request import Poll, done
 from minigrad.dist.rounds import Progress, Rounds
 from minigrad.dist.transfer import Round, Tag, Transfer
-from minigrad.dist.verbs import Array, Call, pieces
+from minigrad.dist.verbs import COMBINE, Array, Call, pieces
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError
 
@@ -32,8 +33,32 @@ except ImportError as error:
     ) from error
 
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+FLOATS = {np.dtype(kind).itemsize: np.dtype(kind) for kind in (np.longdouble, np.float64, np.float32)}
 MOST_ELEMENTS_MPI_4 = 2**62
 MOST_ELEMENTS = MOST_ELEMENTS_MPI_4 if MPI.VERSION >= 4 else 2**31 - 1  # counts were 32-bit integers before
+
+
+def of_floats(operation: str) -> Any:
+    """The maximum or minimum as `minigrad.dist.verbs` defines it: of no number and a number, no number. What
+    MPI's own gives there depends on which rank has which.
+    """
+    combine = COMBINE[operation]
+
+    def merge(given: Any, kept: Any, datatype: Any) -> None:
+        dtype = FLOATS[datatype.Get_size()]
+        own = np.frombuffer(kept, dtype)
+        combine(own, np.frombuffer(given, dtype), out=own)
+
+    return MPI.Op.Create(merge, commute=True)
+
+
+OF_FLOATS = {"sum": MPI.SUM, "max": of_floats("max"), "min": of_floats("min")}
+
+
+def operation_of(call: Call) -> Any:
+    """What MPI is to combine with."""
+    whole_numbers = call.dtype is not None and call.dtype.kind in "iu"
+    return (OPERATIONS if whole_numbers else OF_FLOATS)[call.operation]
 
 
 class MPIWorld(World):
@@ -76,6 +101,8 @@ class MPIWorld(World):
         communicator = MPI.COMM_WORLD.Dup()  # messages of the program's own MPI calls do not mix with ours
         host = communicator.Split_type(MPI.COMM_TYPE_SHARED)
         local = host.Get_rank(), host.Get_size()
+        if local[1] == communicator.Get_size():
+            share_a_board(host)
         host.Free()
         members = list(range(communicator.Get_size()))
         return cls(communicator, members=members, local=local, most_elements=most_elements)
@@ -95,28 +122,43 @@ class MPIWorld(World):
 
     def _start_send(self, buffer: Array, destination: int, tag: Tag) -> Poll:
         parts = self._parts(as_moved(buffer))
-        return self._poll([self._communicator.Isend(part, destination, tag) for part in parts])
+        if self._compares(tag):
+            parts.insert(0, content_card(buffer))
+        return self._poll("send", [self._communicator.Isend(part, destination, tag) for part in parts])
 
     def _start_receive(self, buffer: Array, source: int, tag: Tag) -> Poll:
-        parts = self._parts(as_moved(buffer))
+        """Begin to receive. MPI tells how many bytes arrive, not of what: in debug mode, the sender does."""
+        parts, shown = self._parts(as_moved(buffer)), None
+        if self._compares(tag):
+            shown = np.zeros_like(content_card(buffer))
+            parts.insert(0, shown)
         requests = [self._communicator.Irecv(part, source, tag) for part in parts]
         statuses = [MPI.Status() for _ in parts]
-        poll = self._poll(requests, statuses)
+        poll = self._poll("receive", requests, statuses)
 
         def checked(block: bool) -> bool:
-            expected = (
-                f"{self.name}: receive expected {buffer.nbytes} bytes from rank {source} with tag {tag}"
-            )
-            advice = "make sizes and dtypes equal on both sides"
+            got, cause = "", None
             try:
-                arrived = poll(block)
+                if not poll(block):
+                    return False
             except MPI.Exception as error:
-                raise CommunicationError(f"{expected}, and got more ({error}); {advice}") from error
-            if arrived and sum(status.Get_count(MPI.BYTE) for status in statuses) != buffer.nbytes:
-                raise CommunicationError(f"{expected}, and got another number; {advice}")
-            return arrived
+                got, cause = f"got more ({error})", error
+            if sum(status.Get_count(MPI.BYTE) for status in statuses) != sum(part.nbytes for part in parts):
+                got = got or "got another number of bytes"
+            if shown is not None and (shown != content_card(buffer)).any():
+                got = f"which sends {text_of(shown)}"
+            if got:
+                sender = f"rank {self.members[source]} of {self.whole_size}"
+                expected = f"receive expected {text_of(content_card(buffer))} with tag {tag} from {sender}"
+                advice = "make sizes and dtypes equal on both sides"
+                raise CommunicationError(f"{self.name}: {expected}, {got}; {advice}") from cause
+            return True
 
         return checked
+
+    def _compares(self, tag: Tag) -> bool:
+        """Whether a message says what it is: in debug mode, but for collectives, which compared before."""
+        return debugging() and int(tag) <= self.tag_limit
 
     # ----------------------------------------------------------------------- among all ranks
 
@@ -149,20 +191,24 @@ class MPIWorld(World):
         Always in its non-blocking form, which MPI does not let meet the blocking one: a rank that waits has
         to move on what else it has under way, and others need not.
         """
-        return self._poll([getattr(self._communicator, f"I{name}")(*arguments) for arguments in calls])
+        return self._poll(name, [getattr(self._communicator, f"I{name}")(*arguments) for arguments in calls])
 
-    def _poll(self, requests: list[Any], statuses: list[Any] | None = None) -> Poll:
-        """The poll of MPI requests, which hold their buffers."""
+    def _poll(self, name: str, requests: list[Any], statuses: list[Any] | None = None) -> Poll:
+        """The poll of MPI requests, which hold their buffers; whoever waits is seen to wait in `name`."""
 
         def poll(block: bool) -> bool:
-            while block and self._progress.needed():
-                if MPI.Request.Testall(requests, statuses):
-                    return True
-                self._progress.step()
-            if block:
+            if not block:
+                return bool(MPI.Request.Testall(requests, statuses))
+            farewell.board.enter(name)
+            try:
+                while self._progress.needed():
+                    if MPI.Request.Testall(requests, statuses):
+                        return True
+                    self._progress.step()
                 MPI.Request.Waitall(requests, statuses)
                 return True
-            return bool(MPI.Request.Testall(requests, statuses))
+            finally:
+                farewell.board.leave()
 
         return poll
 
@@ -182,7 +228,7 @@ class MPIWorld(World):
         return self._run("bcast", [(part, call.root) for part in self._parts(as_moved(array))])
 
     def _reduce(self, call: Call, array: Array, out: Array) -> Poll:
-        return self._run("reduce", self._reductions(array, OPERATIONS[call.operation], call.root))
+        return self._run("reduce", self._reductions(array, operation_of(call), call.root))
 
     def _reductions(self, array: Array, operation: Any, root: int) -> list[tuple[Any, ...]]:
         if self.rank == root:
@@ -190,11 +236,11 @@ class MPIWorld(World):
         return [(part, None, operation, root) for part in self._parts(array)]
 
     def _all_reduce(self, call: Call, array: Array, out: Array) -> Poll:
-        operation = OPERATIONS[call.operation]
+        operation = operation_of(call)
         return self._run("allreduce", [(MPI.IN_PLACE, part, operation) for part in self._parts(array)])
 
     def _reduce_scatter(self, call: Call, array: Array, out: Array) -> Poll:
-        operation = OPERATIONS[call.operation]
+        operation = operation_of(call)
         if array.size > self._most_elements:  # one reduction towards each rank
             calls: list[tuple[Any, ...]] = []
             for root, piece in enumerate(pieces(array, call.counts)):
@@ -281,6 +327,19 @@ class MPIWorld(World):
             most_elements=self._most_elements,
             progress=self._progress,
         )
+
+
+def share_a_board(host: Any) -> None:
+    """Give the ranks of this host, who are all there are, a table in memory that they share; once."""
+    if farewell.board.shared:
+        return
+    ranks, item = host.Get_size(), np.dtype(np.int64).itemsize
+    own = MPI.Win.Allocate_shared(item * ranks if host.Get_rank() == 0 else 0, item, comm=host)
+    memory: Any = own.Shared_query(0)[0]
+    lines = memoryview(memory).cast("B").cast("q")[:ranks]
+    farewell.share(lines, host.Get_rank(), MPI.COMM_SELF.Iprobe)
+    lines[host.Get_rank()] = 0
+    host.Barrier()
 
 
 def as_moved(buffer: Array) -> Array:

@@ -12,8 +12,9 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ class Offload:
         """
         if self._copies is None:
             fill()
-            self._update(scale, skip)
+            self._planned(scale, skip)()
             publish()
             return
         copies = self._copies
@@ -168,15 +169,26 @@ class Offload:
 
         if self._delayed is None:
             fetch()
-            self._update(scale, skip)
+            self._planned(scale, skip)()
             hand_on()
         else:
-            self._delayed.step(fetch, lambda: self._update(scale, skip), hand_on)
+            self._delayed.step(fetch, lambda: self._planned(scale, skip), hand_on)
 
-    def _update(self, scale: Array | None, skip: Array | None) -> None:
-        self.optimizer.step(gradient_scale=scale, skip=skip)
-        if self._file is not None:
-            self._file.release()
+    def _planned(self, scale: Array | None, skip: Array | None) -> Callable[[], None]:
+        """The optimizer's step, to be taken by calling it, maybe later: all that it reads is settled now."""
+        step = self.optimizer.planned_step(gradient_scale=scale, skip=skip)
+
+        def update() -> None:
+            step()
+            if self._file is not None:
+                self._file.release()
+
+        return update
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether the values that count are copies, and not the model's."""
+        return self._copies is not None
 
     def settle(self, publish: Callable[[], None]) -> None:
         """Finish an update that is under way."""
@@ -189,9 +201,45 @@ class Offload:
 
             self._delayed.settle(hand_on)
 
-    def values_changed(self) -> None:
-        """Somebody wrote into the model's values: bring them here."""
-        if self._copies is not None:
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What is written into the model's values in this block counts from then on. All else stays as it is,
+        and so does an update that is under way.
+        """
+        before = self._copies.shown() if self._copies is not None and self._pending else None
+        try:
+            yield
+        finally:
+            if self._delayed is not None:
+                self._delayed.wait()
+            if self._copies is not None:
+                self._copies.take_over(before)
+
+    # ----- Checkpoints -----
+
+    @property
+    def _pending(self) -> bool:
+        return self._delayed is not None and self._delayed.pending
+
+    def updated(self) -> Sequence[Array] | None:
+        """Of a delayed run: this rank's pieces of the values with every update, also one that is under way.
+        The model shows older ones meanwhile.
+        """
+        if self._delayed is None or self._copies is None:
+            return None
+        self._delayed.wait()
+        return self._copies.values
+
+    def state(self) -> dict[str, Any]:
+        """How far a delayed run is, as JSON; {} of others."""
+        return {} if self._delayed is None else {"taken": self._delayed.taken, "pending": self._pending}
+
+    def loaded(self, state: dict[str, Any], steps: int) -> None:
+        """Go on from what `state` gave; after `steps` steps if it was no delayed run's."""
+        if self._delayed is not None:
+            self._delayed.taken = state.get("taken", steps)
+            self._delayed.pending = state.get("pending", False)
+        elif self._copies is not None:
             self._copies.take_over()
 
 
@@ -204,7 +252,7 @@ class HostCopies:
     def __init__(
         self, values: Sequence[Array], gradients: Sequence[Array], *, track: Callable[[str, Array], Array]
     ) -> None:
-        self._values, self._gradients = list(values), list(gradients)
+        self._values, self._gradients, self._track = list(values), list(gradients), track
         self._device = next((device for device in staging.DEVICES if device.owns(values[0])), None)
         self.values = [track("parameters", self._like(array)) for array in values]
         self.gradients = [track("gradients", self._like(array)) for array in gradients]
@@ -225,9 +273,22 @@ class HostCopies:
                 self._device.synchronize(array)
                 self._device.to_host(array, buffer)
 
-    def take_over(self) -> None:
-        """Bring the values here."""
-        self._to_host(self._values, self.values)
+    def shown(self) -> list[Array]:
+        """The values of the model as they are now."""
+        buffers = [self._track("parameters", self._like(array)) for array in self._values]
+        self._to_host(self._values, buffers)
+        return buffers
+
+    def take_over(self, before: Sequence[Array] | None = None) -> None:
+        """Bring the values here; with what they were before, only entries that changed since."""
+        if before is None:
+            self._to_host(self._values, self.values)
+            return
+        for values, old, new in zip(self.values, before, self.shown(), strict=True):
+            changed = old.view(np.uint8) != new.view(
+                np.uint8
+            )  # byte by byte: one that is no number is itself
+            np.copyto(values, new, where=changed.reshape(new.size, new.itemsize).any(axis=1))
 
     def fetch(self) -> None:
         """Bring the gradients here."""
@@ -248,30 +309,44 @@ class Delayed:
     The first `first - 1` steps are taken at once. Step `first` leaves the parameters as they are; from the
     next on, each step ends with the update by the gradients of the step before: θₜ₊₁ = θₜ - update(g(θₜ₋₁)).
     Ren et al. 2021, ZeRO-Offload, §4.2 (figure 6).
+
+    pending  whether an update was computed, or is, whose values are not public
     """
 
     def __init__(self, first: int) -> None:
-        self.first, self.taken = first, 0
+        self.first, self.taken, self.pending = first, 0, False
         self._running: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="delayed update")
 
     def step(
-        self, fetch: Callable[[], None], update: Callable[[], None], publish: Callable[[], None]
+        self,
+        fetch: Callable[[], None],
+        plan: Callable[[], Callable[[], None]],
+        publish: Callable[[], None],
     ) -> None:
-        """Take a step: bring the gradients here, update by them, and make the values public, in due time."""
+        """Take a step: bring the gradients here, update by them, and make the values public, in due time.
+
+        `plan()` gives the update by these gradients, whose settings are those of now.
+        """
         self.taken += 1
         if self.taken < self.first:
             fetch()
-            update()
+            plan()()
             publish()
             return
         self.settle(publish)
         fetch()
-        self._running = self._thread.submit(update)
+        self._running, self.pending = self._thread.submit(plan()), True
 
-    def settle(self, publish: Callable[[], None]) -> None:
-        """Wait for the update that is under way, and make its values public."""
+    def wait(self) -> None:
+        """Wait for the update that is under way."""
         if self._running is not None:
             running, self._running = self._running, None
             running.result()
+
+    def settle(self, publish: Callable[[], None]) -> None:
+        """Wait for the update that is under way, and make its values public."""
+        self.wait()
+        if self.pending:
+            self.pending = False
             publish()

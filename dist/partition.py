@@ -20,6 +20,9 @@ from minigrad.errors import CommunicationError, UsageError
 from minigrad.mutation import mutated
 from minigrad.nn.module import Module, Parameter
 
+BUCKET_BYTES = 4 * 2**20
+SMALL = 16
+
 
 class Bucket:
     """Parameters of one dtype, one after the other in a flat array that is cut into one piece per rank.
@@ -68,8 +71,13 @@ class Bucket:
         return [own[first:last] if first < last else own[:0] for first, last in places]
 
 
-def cut(parameters: Sequence[Parameter], world: World, bucket_bytes: int) -> list[Bucket]:
-    """Buckets of at least `bucket_bytes` each, the parameters that were declared last in the first."""
+def cut(parameters: Sequence[Parameter], world: World, bucket_bytes: int | None) -> list[Bucket]:
+    """Buckets of at least `bucket_bytes` each, the parameters that were declared last in the first.
+
+    None: of a sixteenth of all, and no more than `BUCKET_BYTES`, so that two of them are a small part.
+    """
+    if bucket_bytes is None:
+        bucket_bytes = min(BUCKET_BYTES, sum(parameter.data.nbytes for parameter in parameters) // SMALL)
     runs: list[list[Parameter]] = []
     for parameter in reversed(parameters):
         last = runs[-1] if runs else []
@@ -78,6 +86,18 @@ def cut(parameters: Sequence[Parameter], world: World, bucket_bytes: int) -> lis
             runs.append([])
         runs[-1].append(parameter)
     return [Bucket(reversed(run), world) for run in runs]
+
+
+def agreed_order(turns: Sequence[float | None], world: World) -> list[int]:
+    """The numbers 0, 1, … by the turns that the first rank with any has for them, the same on all ranks. One
+    without a turn comes behind the number before it.
+    """
+    own = np.array([np.nan if turn is None else turn for turn in turns])
+    every = np.empty((world.size, own.size))
+    world.all_gather(own, every, purpose="control")
+    first = next((row for row in every if not np.isnan(row).all()), own)
+    keys = list(accumulate(first, lambda before, turn: before if np.isnan(turn) else turn, initial=-1.0))
+    return sorted(range(own.size), key=keys[1:].__getitem__)
 
 
 def side_by_side(buckets: Sequence[Bucket]) -> list[Array]:
@@ -97,49 +117,16 @@ def side_by_side(buckets: Sequence[Bucket]) -> list[Array]:
     return flats
 
 
-def check_settings(who: str, bucket_bytes: int, algorithm: str, verbs: Sequence[str]) -> None:
+def check_settings(who: str, bucket_bytes: int | None, algorithm: str, verbs: Sequence[str]) -> None:
     """Raises UsageError for a size of buckets that is none, and an algorithm that one of `verbs` has not."""
-    if bucket_bytes < 1:
+    if bucket_bytes is not None and bucket_bytes < 1:
         raise UsageError(f"{who} got bucket_bytes={bucket_bytes}; give a number of at least 1")
     known = [LIBRARY, *(name for name in ALGORITHMS[verbs[0]] if all(name in ALGORITHMS[v] for v in verbs))]
     if algorithm not in known:
         raise UsageError(f"{who} got algorithm={algorithm!r}; give one of {', '.join(known)}")
 
 
-# ----- Models that stay as they are, and are alike on all ranks -----
-
-
-class Roster:
-    """The parameters that a module has now, and a fast way to see that it still has the same."""
-
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.parameters = list(module.parameters())
-        self._look()
-
-    def _look(self) -> None:
-        inside = [vars(module) for module in self.module.modules()]
-        self._counts = [(attributes, len(attributes)) for attributes in inside]
-        self._places = [
-            (attributes, name, value)
-            for attributes in inside
-            for name, value in attributes.items()
-            if isinstance(value, Parameter)
-        ]
-
-    def check(self, where: str) -> None:
-        """Raises UsageError if parameters came, went or were replaced."""
-        if all(len(attributes) == count for attributes, count in self._counts) and all(
-            attributes.get(name) is value for attributes, name, value in self._places
-        ):
-            return
-        now = list(self.module.parameters())
-        if list(map(id, now)) != list(map(id, self.parameters)):
-            raise UsageError(
-                f"{where}: the module had {len(self.parameters)} parameters when it was wrapped, and has "
-                f"{len(now)} now, or others; wrap it when it is complete"
-            )
-        self._look()
+# ----- Models that are alike on all ranks -----
 
 
 def check_alike(module: Module, world: World) -> None:
@@ -160,10 +147,10 @@ def check_alike(module: Module, world: World) -> None:
             )
 
 
-def broadcast_rest(module: Module, world: World) -> None:
-    """Take over from rank 0 what the module holds beside the parameters it trains."""
-    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-    for tensor in [*frozen, *module.buffers()]:
+def broadcast_rest(module: Module, world: World, *, frozen: bool = True) -> None:
+    """Take over from rank 0 what the module holds beside trained parameters: buffers, and frozen ones."""
+    kept = [p for p in module.parameters() if frozen and not p.requires_grad]
+    for tensor in [*kept, *module.buffers()]:
         values = tensor.data.reshape(-1)
         world.broadcast(values, purpose="parameters")
         tensor.data[...] = values.reshape(tensor.shape)

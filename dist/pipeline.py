@@ -23,15 +23,14 @@ from minigrad.dist.checkpoint_piece import Piece
 from minigrad.dist.executor import Executor
 from minigrad.dist.memory import Meter
 from minigrad.dist.pipeline_batches import Batches
-from minigrad.dist.pipeline_schedule import find_schedule
-from minigrad.dist.pipeline_shared import Group, Shared, across
+from minigrad.dist.pipeline_schedule import find_schedule, whole_numbers
+from minigrad.dist.pipeline_shared import Group, Shared, across, buffers_across, tie
 from minigrad.dist.pipeline_stages import (
     Stage,
     build,
     cut,
     find_boundaries,
     refuse_other_tokens,
-    refuse_shared_streams,
     refuse_unknown_starts,
 )
 from minigrad.dist.pipeline_statistics import Statistics
@@ -47,6 +46,7 @@ from minigrad.errors import CommunicationError, UsageError
 from minigrad.nn.materialize import materialize
 from minigrad.nn.module import Parameter
 from minigrad.nn.optim import Optimizer
+from minigrad.nn.optim.given import OwnPart
 from minigrad.nn.utils import clip_coefficient
 from minigrad.tensor import Tensor
 
@@ -54,9 +54,11 @@ from minigrad.tensor import Tensor
 class Pipeline:
     """Spreads the layers of a model over the ranks of `world` and trains them by a schedule.
 
-    layers      an nn.Sequential, or a list or mapping of Modules; of these, also functions that make them, so
-                that a rank makes only its own. A layer takes what the one before returned: tensor or tuple
-    balance     layers per stage; more stages than ranks are dealt out in turn (stage s on rank s mod ranks).
+    layers      an nn.Sequential (or derived from it, with its forward), or a list or mapping of Modules; of
+                these, also functions that make them, so that a rank makes only its own. They begin alike for
+                every balance. A layer takes what the one before returned: tensor or tuple
+    balance     layers per stage; more stages than ranks are dealt out in turn (stage s on rank s mod ranks),
+                also by a schedule that was made for one stage on each rank.
                 By default one stage per rank, about equal in number of layers
     chunks      microbatches per batch
     schedule    a name of the catalogue, or a Schedule
@@ -64,11 +66,12 @@ class Pipeline:
                 weighted by their samples, so uneven ones count right; where targets are ignored, by those
                 that count: minigrad's cross-entropies and other `CountedLoss`es. For a sum, see `step`
     recompute   keep only what arrives at each stage, and compute the rest again in the backward
-    shared      groups of names of parameters that are one, where layers are made by functions; parameters
-                that Modules of `layers` share are found
+    shared      groups of names of parameters that are one, where layers are made by functions: all begin as
+                the one of the first layer. Parameters that Modules of `layers` share are found
     slices      lengths of token slices, cut from axis 1 of inputs and targets (TeraPipe)
     optimizer   function from parameters to an Optimizer, for schedules that update while they run
-    versions    which weights such a schedule uses: "stashing", "vertical-sync" or "2bw"
+    versions    which weights such a schedule uses, where it leaves a choice: pipedream "stashing" (unless
+                said) or "vertical-sync", one of your own any of "stashing", "vertical-sync", "2bw"
     batches     how many batches such a schedule runs in one step (2bw)
     device      where layers that have shapes only are filled, by each rank its own: to the bit as if they had
                 been built there. On "shapes" they stay as they are
@@ -96,13 +99,15 @@ class Pipeline:
         shared: Iterable[Sequence[str]] = (),
         slices: Sequence[int] = (),
         optimizer: Callable[[Iterable[Parameter]], Optimizer] | None = None,
-        versions: str = "stashing",
+        versions: str | None = None,
         batches: int = 1,
         device: str = "cpu",
         clock: Callable[[], float] | None = None,
         meter: Meter | None = None,
     ) -> None:
         self.world = this_world() if world is None else world
+        balance = None if balance is None else whole_numbers("balance", balance)
+        slices = whole_numbers("slices", slices)
         stages = self.world.size if balance is None else len(balance)
         self.schedule = find_schedule(schedule, self.world.size, chunks, stages, slices, batches)
         complete = check(self.schedule)
@@ -110,24 +115,30 @@ class Pipeline:
         refuse_unknown_starts(named, device)
         tied = Shared.find(self.cut, named, shared)
         mine = complete.stages_of(self.world.rank)
-        self.stages = {stage: build(self.cut, named, stage) for stage in mine}
+        number = random.next_key()[-1]
+        self.stages = {stage: build(self.cut, named, stage, number) for stage in mine}
+        tie(self.world, self.cut, tied, self.stages)
         self.module = materialize(Stage.joined(list(self.stages.values())), device=device)
         if slices:
             for name, layer in self.module.named_children():
                 refuse_other_tokens(name, layer)
         starts = [sum(slices[:part]) for part in range(len(slices))] if slices else None
         find = partial(find_boundaries, self.world, self.stages, complete.rank_of, starts=starts)
-        self._batches = Batches(self.schedule, slices, loss, find)
+        self._batches = Batches(self.schedule, slices, loss, find, lambda: self.module.training)
         self._steps = 0
         self._last_rank = complete.rank_of[-1]
         self._updates = Updates.find(
-            self.schedule, self.stages, optimizer, versions, tied=bool(across(self.cut, tied))
+            self.schedule,
+            self.stages,
+            optimizer,
+            versions,
+            tied=bool(across(self.cut, tied)),
+            meter=meter,
         )
-        self._statistics = {stage: Statistics(module) for stage, module in self.stages.items()}
+        apart = buffers_across(self.cut, named)
+        self._statistics = {stage: Statistics(module, apart) for stage, module in self.stages.items()}
         if self.world.size > 1:
-            self._check_alike(slices)
-        if self.schedule.stages > 1:
-            refuse_shared_streams(self.world, self.stages)
+            self._check_alike(slices, tied)
         self._shared = Shared(self.world, tied, self.stages, self.cut, complete.rank_of)
         self.executor = Executor(
             self.world,
@@ -147,11 +158,17 @@ class Pipeline:
     # ----- What is inside -----
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """This rank's parameters, each once, under the names of the whole model."""
-        return self.module.named_parameters()
+        """This rank's parameters, each once, under the names of the whole model. Where it trains none of
+        them, or has none, an optimizer takes them nevertheless, as they come from here or from `parameters`.
+        """
+        return self._own_part(self.module.named_parameters())
 
     def parameters(self) -> Iterator[Parameter]:
-        return self.module.parameters()
+        return self._own_part(self.module.parameters())
+
+    def _own_part(self, parameters: Iterator[Any]) -> Iterator[Any]:
+        """Parameters beside which other ranks may train others."""
+        return parameters if self.world.size == 1 else OwnPart(parameters, lambda: self._steps > 0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's parameters and buffers under the names of the whole model."""
@@ -161,7 +178,7 @@ class Pipeline:
         """What a parameter or buffer of this rank is called in the whole model, however that is cut: of the
         names of one that stages share, the first.
         """
-        return self._shared.first_name.get(name, name)
+        return self._shared.name_in_model(name)
 
     def pieces(self) -> list[Piece]:
         """This rank's parameters and buffers for `checkpoint.save` and `load`, on any number of stages."""
@@ -176,8 +193,12 @@ class Pipeline:
         ]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take this rank's part out of the state of the whole model."""
-        self.module.load_state_dict({name: state[name] for name in self.state_dict() if name in state})
+        """Take this rank's part out of the state of the whole model; what is one parameter, by the first of
+        its names that is there.
+        """
+        self.module.load_state_dict(self._shared.taken_from(state, self.state_dict()))
+        if self._updates:
+            self._updates.forget()
 
     def train(self, mode: bool = True) -> "Pipeline":
         """Switch all layers to training (or, with False, evaluation) behaviour. Returns itself."""
@@ -205,6 +226,13 @@ class Pipeline:
     def weight_versions(self) -> Mapping[int, WeightVersions]:
         """The versions of weights that each stage of this rank holds; none where updates wait for a flush."""
         return self._updates.versions if self._updates else {}
+
+    @property
+    def optimizers(self) -> Mapping[int, Optimizer]:
+        """By stage, the optimizers of a schedule that updates while it runs: for learning-rate schedules, and
+        for checkpoints, into which `state_dict()` of each of `weight_versions` belongs, too.
+        """
+        return self._updates.optimizers if self._updates else {}
 
     def clip_grad_norm_(self, max_norm: float) -> Array:
         """Scale all gradients, of all ranks, so that their joint 2-norm is at most `max_norm`.
@@ -243,7 +271,13 @@ class Pipeline:
                   the number in the batches of all data-parallel copies; by default that of this one
 
         Gradients are added to those that are there, those of shared parameters summed over the ranks that
-        have them. A schedule that updates while it runs leaves none; its loss is the mean over its batches.
+        have them.
+
+        A schedule that updates while it runs leaves none; its loss is the mean over its batches. The pipeline
+        drains at the end of each call: the delays of PipeDream begin anew with the next (in update t of a
+        call, stage s of n takes weights min(t, n-1-s) updates old, with vertical sync min(t, n-1)), so give
+        it many minibatches at a time (`chunks`). The delay of 2BW, one update, is carried over: its
+        trajectory is the same in calls of any number of batches.
         """
         if self._batches.loss is None:
             raise UsageError(
@@ -277,7 +311,7 @@ class Pipeline:
             results = self._forward.run(parts, learn=False)
         if not results:
             return None
-        return self._batches.join(results)
+        return self._batches.join(results, sizes)
 
     def timeline(self) -> Timeline:
         """What every rank did when in the latest step, on every rank; clocks of one host agree."""
@@ -294,9 +328,10 @@ class Pipeline:
             ),
         )
 
-    def _check_alike(self, slices: Sequence[int]) -> None:
+    def _check_alike(self, slices: Sequence[int], tied: Sequence[Sequence[str]]) -> None:
         """Compare, in 8 bytes each, what all ranks must have been given alike."""
-        given = (str(self.schedule), self.cut, list(slices), bool(self._updates))
+        rule = self._updates and sorted(self._updates.table.items())
+        given = (str(self.schedule), self.cut, list(slices), rule, tied)
         digest = np.frombuffer(hashlib.sha256(repr(given).encode()).digest()[:8], dtype=np.int64)
         digests = np.empty(self.world.size, dtype=np.int64)
         self.world.all_gather(digest, digests, purpose="control")
@@ -304,13 +339,14 @@ class Pipeline:
             if other != digests[0]:
                 raise CommunicationError(
                     f"{self.world.name}: rank {rank} of this pipeline was given another schedule, other "
-                    "layers, another balance or other slices than rank 0; build the same on all ranks"
+                    "layers, another balance, or other slices or shared parameters than rank 0; build the "
+                    "same on all ranks"
                 )
 
     def _weights(self, stage: int, microbatch: int) -> AbstractContextManager[None]:
         """What a stage is run with: the weights meant for the microbatch, and statistics of their own."""
         if self._updates:
-            return self._updates.versions[stage].used_by(microbatch)
+            return self._updates.weights(stage, microbatch)
         return self._statistics[stage].of(microbatch)
 
     def _scope(self, count: int) -> AbstractContextManager[None]:

@@ -69,14 +69,15 @@ def layer_seconds(
     return seconds
 
 
-def profile(timelines: Sequence[Timeline]) -> dict[tuple[int, Kind], float]:
-    """Median seconds of each kind of computation on each stage, from real runs: what `measured` takes."""
-    found: dict[tuple[int, Kind], list[float]] = {}
+def profile(timelines: Sequence[Timeline]) -> dict[tuple[int, Kind, int], float]:
+    """Median seconds of what is done on each stage, by stage, kind and token slice, from real runs: what
+    `measured` takes.
+    """
+    found: dict[tuple[int, Kind, int], list[float]] = {}
     for timeline in timelines:
         for span in timeline.spans:
-            if span.action.kind in COMPUTE or span.action.kind is Kind.UPDATE:
-                place = (span.action.stage, span.action.kind)
-                found.setdefault(place, []).append(float(span.stop - span.start))
+            place = (span.action.stage, span.action.kind, span.action.slice)
+            found.setdefault(place, []).append(float(span.stop - span.start))
     return {place: median(seconds) for place, seconds in found.items()}
 
 

@@ -7,6 +7,7 @@ Token slices need layers that know about them: `token_layers`, which also run on
 from typing import Any
 
 from minigrad import nn
+from minigrad.dist.counted_loss import CountedLoss, counted
 from minigrad.nn import functional
 from minigrad.nn.gpt import GPT
 from minigrad.nn.module import Module, Parameter
@@ -43,6 +44,5 @@ def gpt_layers(model: GPT) -> dict[str, Module]:
     return {**layers, "ln_f": model.ln_f, "lm_head": Head(model.wte.weight)}
 
 
-def token_loss(logits: Tensor, targets: Any) -> Tensor:
-    """Mean cross-entropy in nats over all tokens."""
-    return cross_entropy(logits, targets)
+token_loss: CountedLoss = counted(cross_entropy)
+"""token_loss(logits, targets): mean cross-entropy in nats over all tokens whose target is not -100."""

@@ -1,15 +1,18 @@
-"""Parameters that several stages share, such as an embedding that is also the output layer.
+"""Parameters that several layers share, such as an embedding that is also the output layer.
 
-Each rank that uses one has a copy of its own. The copies begin alike, their gradients are summed over these
-ranks, and so they stay alike; in norms they count once.
+On one rank they are one parameter, whichever stages it is in. Each rank that uses one has a copy of its own.
+The copies begin alike, their gradients are summed over these ranks, and so they stay alike; in norms they
+count once. The first of the names of one parameter is that in the first layer: it begins as it does there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from minigrad import backend
+from minigrad.dist.agreement import gathered
 from minigrad.dist.pipeline_stages import Cut, Stage
 from minigrad.dist.world import World
 from minigrad.errors import UsageError
@@ -33,6 +36,16 @@ def across(cut: Cut, tied: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     return [names for names in tied if len({cut.stage_of(name) for name in names}) > 1]
 
 
+def buffers_across(cut: Cut, layers: Mapping[str, Any]) -> set[int]:
+    """The ids of the buffers that Modules of several stages share."""
+    stages_of: dict[int, set[int]] = {}
+    for prefix, layer in layers.items():
+        if isinstance(layer, Module):
+            for name, buffer in layer.named_buffers(prefix):
+                stages_of.setdefault(id(buffer), set()).add(cut.stage_of(name))
+    return {number for number, stages in stages_of.items() if len(stages) > 1}
+
+
 class Shared:
     """What the stages of one rank share with stages elsewhere."""
 
@@ -45,49 +58,63 @@ class Shared:
         rank_of: Sequence[int],
     ) -> None:
         self.groups: list[Group] = []
-        self.first_name = {name: names[0] for names in tied for name in names}
-        own = {name: p for stage in stages.values() for name, p in _every_name(stage)}
+        self._names = {name: names for names in tied for name in names}
+        own = _every_name(stages.values())
         by_ranks: dict[tuple[int, ...], list[Sequence[str]]] = {}
         for names in across(cut, tied):
             ranks = tuple(sorted({rank_of[cut.stage_of(name)] for name in names}))
-            by_ranks.setdefault(ranks, []).append(names)
+            if len(ranks) > 1:
+                by_ranks.setdefault(ranks, []).append(names)
+        if by_ranks:
+            _check_copies(world, tied, own)
         for ranks, lists in sorted(by_ranks.items()):
-            mine = [[own[name] for name in names if name in own] for names in lists]
-            for names, parameters in zip(lists, mine, strict=True):
-                if len({id(parameter) for parameter in parameters}) > 1:
-                    raise UsageError(
-                        f"{world.name}: {' and '.join(names)} are one parameter, and two here; let both "
-                        "layers of a rank use the same Parameter"
-                    )
-            if len(ranks) == 1:
-                continue
             part = world.split(ranks[0] + 1 if world.rank in ranks else 0)
-            if world.rank in ranks:
-                self.groups.append(Group([p for p, *_ in mine], part, owned=world.rank == ranks[0]))
-        self._foreign = {id(p) for group in self.groups if not group.owned for p in group.parameters}
-        self._arrived: dict[int, Tensor | None] = {}
-        for group in self.groups:
-            for parameter in group.parameters:
+            if world.rank not in ranks:
+                continue
+            copies = [next(own[name] for name in names if name in own) for names in lists]
+            self.groups.append(Group(copies, part, owned=world.rank == ranks[0]))
+            for parameter, names in zip(copies, lists, strict=True):
                 if parameter.device == "shapes":  # its values come later, and by one note on all ranks
                     continue
                 values = parameter.data.reshape(-1).copy()
-                group.world.broadcast(values, root=0, purpose="parameters")
+                first = ranks.index(rank_of[cut.stage_of(names[0])])
+                part.broadcast(values, root=first, purpose="parameters")
                 parameter.assign(Tensor.of(values.reshape(parameter.shape)))
+        self._foreign = {id(p) for group in self.groups if not group.owned for p in group.parameters}
+        self._arrived: dict[int, Tensor | None] = {}
 
     @staticmethod
-    def find(cut: Cut, layers: Mapping[str, Any], named: Iterable[Sequence[str]]) -> list[list[str]]:
-        """Groups of names that are one parameter each: as said, and as found in Modules."""
-        tied = [list(names) for names in named]
+    def find(cut: Cut, layers: Mapping[str, Any], said: Any) -> list[list[str]]:
+        """Groups of names that are one parameter each, in the order of layers: as said, and as found in
+        Modules. Raises UsageError for names that no layer has.
+        """
         names_of: dict[int, list[str]] = {}
         for prefix, layer in layers.items():
             if isinstance(layer, Module):
-                for name, parameter in _every_name(layer):
-                    names_of.setdefault(id(parameter), []).append(f"{prefix}.{name}")
-        tied += [names for names in names_of.values() if len(names) > 1]
-        for names in tied:
-            for name in names:
-                cut.stage_of(name)  # refuses names that nobody has
-        return tied
+                for name, parameter in layer.named_parameters(prefix, remove_duplicate=False):
+                    names_of.setdefault(id(parameter), []).append(name)
+        tied: list[list[str]] = []
+        given = list(said) if isinstance(said, Iterable) else [said]
+        for names in [*given, *(names for names in names_of.values() if len(names) > 1)]:
+            listed = isinstance(names, Iterable) and not isinstance(names, str)
+            if not listed or not all(isinstance(name, str) for name in names):
+                raise UsageError(
+                    f"shared has {names!r} where a group of names is expected; give lists of names that are "
+                    'one parameter: shared=[["0.weight", "2.weight"]]'
+                )
+            meeting = [other for other in tied if set(other) & set(names)]
+            tied = [other for other in tied if other not in meeting]
+            tied.append(list(dict.fromkeys(chain(*meeting, names))))
+        return [sorted(names, key=cut.place_of) for names in tied]
+
+    def name_in_model(self, name: str) -> str:
+        """Of the names of one parameter the first."""
+        return self._names.get(name, [name])[0]
+
+    def taken_from(self, state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """What a state has under these names; a parameter with several comes by the first that is there."""
+        found = ((name, next((n for n in self._names.get(name, [name]) if n in state), "")) for name in names)
+        return {name: state[there] for name, there in found if there}
 
     def owned(self, parameter: Parameter) -> bool:
         """Whether this rank is the one that counts the parameter."""
@@ -116,28 +143,77 @@ class Shared:
         arrived, self._arrived = self._arrived, {}
         for group in self.groups:
             learned = [p for p in group.parameters if isinstance(p.node, Leaf)]
-            if not learned:
-                continue
-            xp = backend.of_device(learned[0].device)
-            parts = [arrived[id(p)] for p in learned]
-            flat = xp.concat(
-                [
-                    xp.zeros(p.size, dtype=p.dtype) if part is None else part.data.reshape(-1)
-                    for p, part in zip(learned, parts, strict=True)
-                ]
-            )
-            group.world.all_reduce(flat, purpose="gradients")
-            start = 0
-            for parameter in learned:
-                assert isinstance(parameter.node, Leaf)
-                piece = flat[start : start + parameter.size].reshape(parameter.shape)
-                deliver(parameter.node, piece.copy())
-                start += parameter.size
+            for dtype in dict.fromkeys(p.dtype for p in learned):
+                alike = [p for p in learned if p.dtype == dtype]
+                _sum(group.world, alike, [arrived[id(p)] for p in alike])
 
 
-def _every_name(module: Module) -> Iterable[tuple[str, Parameter]]:
+def _sum(world: World, parameters: Sequence[Parameter], parts: Sequence[Tensor | None]) -> None:
+    """Let parameters of one dtype have the sums of gradients over ranks, in one message."""
+    xp = backend.of_device(parameters[0].device)
+    flat = xp.concat(
+        [
+            xp.zeros(p.size, dtype=p.dtype) if part is None else part.data.reshape(-1)
+            for p, part in zip(parameters, parts, strict=True)
+        ]
+    )
+    world.all_reduce(flat, purpose="gradients")
+    start = 0
+    for parameter in parameters:
+        assert isinstance(parameter.node, Leaf)
+        piece = flat[start : start + parameter.size].reshape(parameter.shape)
+        deliver(parameter.node, piece.copy())
+        start += parameter.size
+
+
+def tie(world: World, cut: Cut, tied: Sequence[Sequence[str]], stages: Mapping[int, Stage]) -> None:
+    """Let parameters of this rank that are one be one object, the first, in all modules that have them.
+
+    Raises UsageError for names that are no parameters, and for parameters that differ.
+    """
+    own = _every_name(stages.values())
+    instead: dict[int, Parameter] = {}
+    for names in tied:
+        here = [name for name in names if cut.stage_of(name) in stages]
+        for name in here:
+            if name not in own:
+                raise UsageError(
+                    f"{world.name}: shared names {name!r}, and that layer has no such parameter; names are "
+                    "those of pipeline.named_parameters()"
+                )
+            if _kind(own[name]) != _kind(own[here[0]]):
+                raise _differ(world, here[0], _kind(own[here[0]]), name, _kind(own[name]))
+            if own[name] is not own[here[0]]:
+                instead[id(own[name])] = own[here[0]]
+    for module in chain(*(stage.modules() for stage in stages.values() if instead)):
+        for name, value in list(vars(module).items()):
+            if id(value) in instead:
+                setattr(module, name, instead[id(value)])
+
+
+def _kind(parameter: Parameter) -> list[Any]:
+    """What copies of a parameter have in common."""
+    return [list(parameter.shape), str(parameter.dtype), parameter.requires_grad]
+
+
+def _differ(world: World, one: str, kind: list[Any], other: str, other_kind: list[Any]) -> UsageError:
+    described = [
+        f"{name} ({dtype} {tuple(shape)}, {'learned' if learned else 'frozen'})"
+        for name, (shape, dtype, learned) in ((one, kind), (other, other_kind))
+    ]
+    return UsageError(f"{world.name}: {' and '.join(described)} cannot be one parameter; make them alike")
+
+
+def _check_copies(world: World, tied: Sequence[Sequence[str]], own: Mapping[str, Parameter]) -> None:
+    """Raise UsageError, on all ranks, where copies of one parameter differ in more than their values."""
+    mine = {name: _kind(own[name]) for names in tied for name in names if name in own}
+    kinds = {name: kind for part in gathered(world, mine) for name, kind in part.items()}
+    for first, *others in tied:
+        for other in others:
+            if kinds[other] != kinds[first]:
+                raise _differ(world, first, kinds[first], other, kinds[other])
+
+
+def _every_name(stages: Iterable[Stage]) -> dict[str, Parameter]:
     """All parameters, shared ones under each of their names."""
-    for prefix, inner in module._every_module(""):
-        for name, value in vars(inner).items():
-            if isinstance(value, Parameter):
-                yield f"{prefix}.{name}" if prefix else name, value
+    return {name: p for stage in stages for name, p in stage.named_parameters(remove_duplicate=False)}

@@ -1,23 +1,25 @@
 """The parts of a model that a pipeline spreads over ranks, and what they hand to each other.
 
-What arrives where, of which shape, is found before anything runs: every stage is run once on arrays that have
-a shape and no values.
+What arrives where, of which shape, is found before microbatches of a new kind run: every stage is run once on
+arrays that have a shape and no values. The same run counts draws of random numbers: a stream from which
+layers of several stages draw goes on from stage to stage, as on one rank.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from minigrad import backend, nn
-from minigrad.dist.agreement import gathered
+from minigrad import backend, nn, random
 from minigrad.dist.partitioning import balance as balanced
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
 from minigrad.graph import Leaf, mode
+from minigrad.nn.layers.dropout import numbered
 from minigrad.nn.materialize import unfilled
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
@@ -133,31 +135,29 @@ class Cut:
     def layers_of(self, stage: int) -> range:
         return range(self.starts[stage], self.starts[stage + 1])
 
-    def stage_of(self, parameter: str) -> int:
-        """The stage that holds the parameter of this name. Raises UsageError for one that nobody has."""
+    def place_of(self, parameter: str) -> int:
+        """The number of the layer that holds the parameter of this name. Raises UsageError where none can."""
         place = next((i for i, name in enumerate(self.names) if parameter.startswith(f"{name}.")), None)
         if place is None:
             raise UsageError(
                 f"no layer holds a parameter {parameter!r}; names begin with those of layers: "
                 f"{', '.join(self.names)}"
             )
+        return place
+
+    def stage_of(self, parameter: str) -> int:
+        """The stage that holds the parameter of this name. Raises UsageError for one that nobody has."""
+        place = self.place_of(parameter)
         return max(stage for stage in range(self.stages) if self.starts[stage] <= place)
 
 
 def cut(layers: Any, balance: Sequence[int] | None, stages: int) -> tuple[Cut, dict[str, Layer]]:
     """Check and name the layers of a model, and say which stage has which. `balance` counts layers by stage.
 
-    Raises UsageError for more stages than layers, and for a balance with a zero or a wrong sum.
+    Raises UsageError for a model that is no chain of layers, for more stages than layers, and for a balance
+    with a zero or a wrong sum.
     """
-    if isinstance(layers, Module | Mapping):
-        named: dict[str, Layer] = dict(layers.named_children() if isinstance(layers, Module) else layers)
-    else:
-        named = {str(number): layer for number, layer in enumerate(layers)}
-    for name, layer in named.items():
-        if not isinstance(layer, Module) and not callable(layer):
-            raise UsageError(f"layer {name} is {layer!r}; give a Module, or a function that makes one")
-        if hasattr(Stage, name) or name == "number":
-            raise UsageError(f"a layer cannot be called {name!r}, as that is taken; choose another name")
+    named = named_layers(layers)
     if balance is None:
         if len(named) < stages:
             raise UsageError(
@@ -167,15 +167,59 @@ def cut(layers: Any, balance: Sequence[int] | None, stages: int) -> tuple[Cut, d
     counts = list(balance)
     if len(counts) != stages:
         raise UsageError(f"the balance {counts} is for {len(counts)} stages, and there are {stages}")
-    if min(counts) < 1 or sum(counts) != len(named):
+    if min(counts) < 1:
         raise UsageError(
-            f"the balance {counts} adds up to {sum(counts)} layers, and the model has {len(named)}; give "
-            "every stage at least one layer, and all layers to stages"
+            f"the balance {counts} gives stage {counts.index(min(counts))} {min(counts)} layers; give every "
+            "stage at least one"
+        )
+    if sum(counts) != len(named):
+        raise UsageError(
+            f"the balance {counts} adds up to {sum(counts)} layers, and the model has {len(named)}; give all "
+            "layers to stages"
         )
     starts = [0]
     for count in counts:
         starts.append(starts[-1] + count)
     return Cut(tuple(named), tuple(starts)), named
+
+
+def named_layers(layers: Any) -> dict[str, Layer]:
+    """The layers of a chain by name. Raises UsageError for a Module that may be something else than a chain
+    of its children, and for what is no layer.
+    """
+    if isinstance(layers, Module):
+        if not is_chain(layers):
+            raise UsageError(
+                f"a pipeline cannot cut {type(layers).__name__}: only its forward knows how its layers hang "
+                "together. Write classes for them, each of which takes all that the one before returned (a "
+                "tensor that skips some passes through them in a tuple), and give these in a list, a mapping "
+                "or an nn.Sequential"
+            )
+        if layers._hooks and (layers._hooks.before or layers._hooks.after):
+            raise UsageError(
+                "the model has hooks, and a pipeline runs its layers one by one; register them on layers"
+            )
+        named: dict[str, Layer] = dict(layers.named_children())
+    elif isinstance(layers, Mapping):
+        named = {str(name): layer for name, layer in layers.items()}
+    elif isinstance(layers, Iterable):
+        named = {str(number): layer for number, layer in enumerate(layers)}
+    else:
+        raise UsageError(f"the layers are {layers!r}; give an nn.Sequential, or a list or mapping of Modules")
+    for name, layer in named.items():
+        if not isinstance(layer, Module) and not callable(layer):
+            raise UsageError(f"layer {name} is {layer!r}; give a Module, or a function that makes one")
+        if hasattr(Stage, name) or name == "number":
+            raise UsageError(f"a layer cannot be called {name!r}, as that is taken; choose another name")
+    return named
+
+
+def is_chain(module: Module) -> bool:
+    """Whether a module is known to run its children one after the other, or only to hold them."""
+    kind = type(module)
+    holds = isinstance(module, nn.ModuleList | nn.ModuleDict) and kind.forward is Module.forward
+    runs = isinstance(module, nn.Sequential) and kind.forward is nn.Sequential.forward
+    return (holds or runs) and kind.__call__ is Module.__call__ and "forward" not in vars(module)
 
 
 def refuse_unknown_starts(layers: Mapping[str, Layer], device: str) -> None:
@@ -184,63 +228,60 @@ def refuse_unknown_starts(layers: Mapping[str, Layer], device: str) -> None:
     unfilled(Stage(-1, given), device=device)
 
 
-def build(cut: Cut, layers: Mapping[str, Layer], stage: int) -> Stage:
-    """One stage; layers given as functions are made here, and only here."""
+def build(cut: Cut, layers: Mapping[str, Layer], stage: int, number: int) -> Stage:
+    """One stage; layers given as functions are made here, and only here.
+
+    `number` is that of a draw of this thread. What such a layer begins with, and its random numbers, are a
+    function of that and of its own place: the same however layers are spread over stages and ranks.
+    """
     chosen = {}
     for place in cut.layers_of(stage):
-        layer = layers[cut.names[place]]
-        chosen[cut.names[place]] = layer if isinstance(layer, Module) else layer()
+        name = cut.names[place]
+        layer = layers[name]
+        if not isinstance(layer, Module):
+            seed, _, *rest = random.snapshot()
+            draws = number * len(cut.names) + place << 32
+            with random.restored((seed, draws, *rest)), numbered(f"{name} of {number}, "):
+                made = layer()
+            if not isinstance(made, Module):
+                raise UsageError(f"the function for layer {name} returned {made!r}; it is to make a Module")
+            layer = made
+        chosen[name] = layer
     return Stage(stage, chosen)
 
 
-# Layers that see each token by itself. Others say so: `token_by_token = True`.
-ALONE = (nn.Linear, nn.Embedding, nn.ReLU, nn.Tanh, nn.GELU)
+# Layers that see each token by itself. Others, those derived from them too, say so: `token_by_token = True`.
+ALONE = (
+    *(nn.Linear, nn.Embedding, nn.Identity, nn.Tanh, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid),
+    *(nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.Tanhshrink),
+    *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink),
+)
 
 
 def refuse_other_tokens(name: str, layer: Module) -> None:
     """Raise UsageError for a layer that may look at other tokens and cannot run on slices of them."""
-    if isinstance(layer, nn.Sequential):
+    if type(layer).forward is nn.Sequential.forward and not hasattr(type(layer), "forward_slice"):
         for inner, child in layer.named_children():
             refuse_other_tokens(f"{name}.{inner}", child)
         return
-    alone = isinstance(layer, ALONE) or (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1)
-    if not (alone or getattr(layer, "token_by_token", False) or hasattr(layer, "forward_slice")):
+    alone = type(layer) in ALONE
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and type(layer) in (nn.LayerNorm, nn.RMSNorm):
+        alone = len(layer.normalized_shape) == 1
+    if not (alone or _says(layer, "token_by_token") or _says(layer, "forward_slice")):
         raise UsageError(
             f"layer {name} ({type(layer).__name__}) may look at other tokens, and token slices need a model "
             "that never looks ahead: give it a method forward_slice (see Stage), or token_by_token = True if "
-            "it takes each token alone; those of a GPT come from token_layers"
+            "it takes each token alone (a class derived from it with a forward of its own has to say so, "
+            "too); those of a GPT come from token_layers"
         )
 
 
-def refuse_shared_streams(world: World, stages: Mapping[int, Stage]) -> None:
-    """Raise UsageError, on all ranks, where layers of two stages draw from one stream of random numbers.
-
-    On one rank the second would draw anew; stages run apart, and both would draw the same mask.
-    """
-    drawn = {
-        number: sorted({name for module in stage.modules() if (name := _stream_of(module))})
-        for number, stage in stages.items()
-    }
-    stages_of: dict[str, list[int]] = {}
-    for number, names in sorted(
-        (int(n), names) for part in gathered(world, drawn) for n, names in part.items()
-    ):
-        for name in names:
-            stages_of.setdefault(name, []).append(number)
-    for name, numbers in stages_of.items():
-        if len(numbers) > 1:
-            raise UsageError(
-                f"{world.name}: layers of stages {' and '.join(map(str, numbers))} draw from one stream of "
-                f"random numbers, {name!r}, and would draw the same mask; give each a layer of its own, "
-                "and where ranks make their layers, a stream of its own: Dropout(p, stream=...)"
-            )
-
-
-def _stream_of(module: Module) -> str:
-    """The stream that a layer draws from; nothing for one that does not."""
-    name = getattr(module, "stream", None) or getattr(module, "_stream", None)
-    draws = getattr(module, "p", 0.0) or getattr(module, "dropout", 0.0)
-    return name if draws and isinstance(name, str) else ""
+def _says(layer: Module, name: str) -> bool:
+    """Whether a layer, or the class that has its forward or one derived from that, has something true."""
+    if name in vars(layer):
+        return bool(vars(layer)[name])
+    first = next(kind for kind in type(layer).__mro__ if {name, "forward"} & set(vars(kind)))
+    return bool(vars(first).get(name))
 
 
 # ----- What passes between stages -----
@@ -259,6 +300,7 @@ class Passed:
 
 
 Boundaries = dict[tuple[int, int], tuple[Passed, ...]]
+Drawn = dict[tuple[int, int], Mapping[str, int]]  # how often stages before drew from each stream
 
 
 def entry(array: Any, has_gradient: bool) -> Tensor:
@@ -272,8 +314,9 @@ def find_boundaries(
     rank_of: Sequence[int],
     inputs: Sequence[Values],
     starts: Sequence[int] | None = None,
-) -> Boundaries:
-    """What each stage hands on, by (stage, slice), for one microbatch given by its slices; on all ranks.
+) -> tuple[Boundaries, Drawn]:
+    """What each stage hands on, and what was drawn before it, by (stage, slice), for one microbatch given by
+    its slices; on all ranks.
 
     `starts` are the slices' first tokens; None for a schedule without slices.
 
@@ -281,31 +324,39 @@ def find_boundaries(
     """
     xp = backend.of_device("shapes")
     found: Boundaries = {}
+    drawn: Drawn = {(0, place): {} for place in range(len(inputs))}
     before = [tuple(Passed(tuple(x.shape), str(x.dtype), False) for x in part) for part in inputs]
     for stage, home in enumerate(rank_of):
         texts = ""
         if home == world.rank:
-            before = _run_without_values(world, stages[stage], before, xp, starts)
-            texts = json.dumps([[[list(p.shape), p.dtype, p.has_gradient] for p in part] for part in before])
-        told = json.loads(_tell(world, texts, root=home))
-        before = [tuple(Passed(tuple(shape), dtype, g) for shape, dtype, g in part) for part in told]
-        found.update({(stage, place): part for place, part in enumerate(before)})
-    return found
+            made = _run_without_values(world, stages[stage], before, xp, starts)
+            texts = json.dumps(
+                [([(p.shape, p.dtype, p.has_gradient) for p in part], calls) for part, calls in made]
+            )
+        before = []
+        for place, (told, calls) in enumerate(json.loads(_tell(world, texts, root=home))):
+            before.append(tuple(Passed(tuple(shape), dtype, g) for shape, dtype, g in told))
+            found[stage, place] = before[-1]
+            drawn[stage + 1, place] = dict(Counter(drawn[stage, place]) + Counter(calls))
+    return found, drawn
 
 
 def _run_without_values(
     world: World, stage: Stage, inputs: Sequence[tuple[Passed, ...]], xp: Any, starts: Sequence[int] | None
-) -> list[tuple[Passed, ...]]:
+) -> list[tuple[tuple[Passed, ...], dict[str, int]]]:
+    """For each slice what the stage hands on, and how often it draws from which stream."""
     outputs = []
     past: list[Tensor] = []
     with stage.without_values(), mode(recording=True):
         for place, part in enumerate(inputs):
             values = tuple(entry(passed.empty(xp), passed.has_gradient) for passed in part)
             try:
-                if starts is None:
-                    made = stage(*values)
-                else:
-                    made, past = stage.forward_slice(values, starts[place], past)
+                with random.scope(seed=0, step=0, samples=()):
+                    if starts is None:
+                        made = stage(*values)
+                    else:
+                        made, past = stage.forward_slice(values, starts[place], past)
+                    *_, calls = random.snapshot()
             except Exception as error:
                 taken = ", ".join(f"{p.dtype} {p.shape}" for p in part)
                 raise CommunicationError(f"{world.name}: {stage!r} cannot take {taken}: {error}") from error
@@ -314,7 +365,8 @@ def _run_without_values(
                     raise CommunicationError(
                         f"{world.name}: {stage!r} returned {value!r}; stages hand on tensors, or tuples"
                     )
-            outputs.append(tuple(Passed(tuple(x.shape), str(x.dtype), x.node is not None) for x in made))
+            handed = tuple(Passed(tuple(x.shape), str(x.dtype), x.node is not None) for x in made)
+            outputs.append((handed, calls))
     return outputs
 
 

@@ -6,21 +6,24 @@ whole batch; variances as the mean of those within microbatches (torchgpipe's de
 counts the differences between microbatches in as well).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 
-from minigrad import random
+from minigrad import backend, random
 from minigrad.dist.pipeline_stages import Stage
 from minigrad.dist.verbs import Array
+from minigrad.errors import UsageError
 from minigrad.nn.module import Buffer
 from minigrad.tensor import Tensor
 
 
 class Statistics:
-    """The buffers of one stage that its forwards change."""
+    """The buffers of one stage that its forwards change; those of which `apart` has the ids may not change,
+    since other stages have them too.
+    """
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, stage: Stage, apart: Container[int] = ()) -> None:
+        self._stage, self._apart = stage, apart
         self._buffers: list[Buffer] = list(stage.buffers())
         self._found: dict[int, list[Array]] = {}
 
@@ -45,6 +48,9 @@ class Statistics:
         found, self._found = self._found, {}
         for place, buffer in enumerate(self._buffers if found else ()):
             changed = [(weights[number], arrays[place]) for number, arrays in sorted(found.items())]
+            if id(buffer) in self._apart:
+                self._check_unchanged(buffer, [array for _, array in changed])
+                continue
             if buffer.dtype.kind == "f":
                 moved = sum(weight * (array - buffer.data) for weight, array in changed)
                 buffer.assign(Tensor.of(buffer.data + moved))
@@ -52,3 +58,12 @@ class Statistics:
                 buffer.assign(
                     Tensor.of(changed[-1][1])
                 )  # counters: each microbatch counted one from the start
+
+    def _check_unchanged(self, buffer: Buffer, arrays: Sequence[Array]) -> None:
+        xp = backend.namespace(buffer.data)
+        if xp.name != "shapes" and not all(bool(xp.all(array == buffer.data)) for array in arrays):
+            name = next(name for name, other in self._stage.named_buffers() if other is buffer)
+            raise UsageError(
+                f"{self._stage!r}: training changes {name}, which a layer of another stage has, too, and "
+                "each would learn from its own place alone; give each stage a layer of its own"
+            )

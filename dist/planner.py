@@ -140,6 +140,20 @@ def traffic(setup: Setup, stage: int, *, microbatches: int = 1) -> dict[str, flo
     }
 
 
+def payload(setup: Setup, stage: int, *, microbatches: int = 1) -> dict[str, float]:
+    """The same step as `traffic`, as ranks hand it to a library, which alone knows what it then sends: the
+    whole array into an all-reduce or a reduce-scatter, the own shard into an all-gather.
+    """
+    check_stage(stage)
+    gathers = {0: 0, 1: 1, 2: 1, 3: 2 * microbatches}[stage]
+    reductions = microbatches if stage >= 2 else 1
+    widths = setup.widths
+    return {
+        "gradients": reductions * setup.parameters * widths["gradients"],
+        "parameters": gathers * setup.parameters / setup.ranks * widths["parameters"],
+    }
+
+
 def smallest_ranks(
     setup: Setup, stage: int, memory: float, *, held: Callable[[Setup], Mapping[str, int]] | None = None
 ) -> int | None:

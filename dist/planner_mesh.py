@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import minigrad as mg
 from minigrad import backend
-from minigrad.dist.data_parallel import BUCKET_BYTES
+from minigrad.dist.gpt_units import unit_sizes
 from minigrad.dist.memory import Meter
 from minigrad.dist.mesh import Mesh
 from minigrad.dist.mesh_gpt import MeshGPT
@@ -82,7 +82,7 @@ def count_ranks(
     microbatches: int = 1,
     precision: str = "mixed",
     checkpoint: bool = False,
-    bucket_bytes: int = BUCKET_BYTES,
+    bucket_bytes: int | None = None,
     **options: Any,
 ) -> list[MeshRank]:
     """The ranks of one copy of a GPT, by place in the pipeline.
@@ -119,7 +119,7 @@ def _run(
     batch: int,
     dtype: str,
     options: dict[str, Any],
-    bucket_bytes: int,
+    bucket_bytes: int | None,
 ) -> MeshRank:
     """One step of one stage, on arrays without values."""
     mesh = cast("Mesh", _OneCopy(world, tensor))
@@ -148,12 +148,14 @@ def _run(
         for name, layer in stage.items()
     }
     total = sum(parameter.size for parameter in parameters)
-    blocks = [size for name, size in layers.items() if name.startswith("h.")]
-    units = [size for size in layers.values() if size] if part.pipeline else [total - sum(blocks), *blocks]
+    if part.pipeline:
+        units = (0, *(size for size in layers.values() if size))
+    else:
+        units = unit_sizes(cast("GPT", part.module), recompute=options["recompute"])
     count = Count(
         parameters=total,
         buckets=tuple(bucket.size for bucket in cut(parameters, SingleWorld(), bucket_bytes)),
-        units=(0, *units) if part.pipeline else tuple(units),
+        units=units,
         activations=held,
         working=max(0, work.peak_bytes - held),
         flops=work.flops * (1 if part.pipeline else options["microbatches"]),

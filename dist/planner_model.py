@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import minigrad as mg
 from minigrad import backend
-from minigrad.dist.data_parallel import BUCKET_BYTES
+from minigrad.dist.gpt_units import unit_sizes
 from minigrad.dist.memory import Meter
 from minigrad.dist.partition import cut
 from minigrad.dist.planner import PRECISIONS, Setup, check_stage, model_states
@@ -26,7 +26,8 @@ class Count:
 
     parameters   entries of the model's parameters, tied ones once
     buckets      entries of each bucket in which gradients are sent
-    units        entries of each unit that stage 3 gathers: what lies outside the blocks, then each block
+    units        entries of each unit that stage 3 gathers: what lies outside the blocks, which stays, then
+                 each block or part of one (`gpt_units`)
     activations  bytes that the graph holds between forward and backward
     working      bytes that come and go beside them at the worst moment
     flops        of forward and backward
@@ -46,12 +47,12 @@ def count(
     batch: int,
     precision: str = "mixed",
     checkpoint: bool = False,
-    bucket_bytes: int = BUCKET_BYTES,
+    bucket_bytes: int | None = None,
 ) -> Count:
     """Run one forward and backward of a GPT without values; `checkpoint` recomputes each block.
 
     Gradients lie in buffers that exist beforehand, as they do in data parallel training, and are not counted.
-    In "mixed" precision the pass runs in float16. `bucket_bytes` as for data parallel training.
+    In "mixed" precision the pass runs in float16. `bucket_bytes` as for stage 2 of ZeRO.
 
     >>> small = GPTConfig(vocabulary=256, context=64, layers=2, heads=2, width=64)
     >>> count(small, batch=8).activations > count(small, batch=8, checkpoint=True).activations
@@ -70,12 +71,10 @@ def count(
         activations = meter.activations(loss)
         loss.backward()
     buckets = cut(list(model.parameters()), SingleWorld(), bucket_bytes)
-    sizes = [sum(p.size for p in block.parameters()) for block in model.h]
-    total = sum(parameter.size for parameter in model.parameters())
     return Count(
-        parameters=total,
+        parameters=sum(parameter.size for parameter in model.parameters()),
         buckets=tuple(bucket.size for bucket in buckets),
-        units=(total - sum(sizes), *sizes),
+        units=unit_sizes(model, recompute=checkpoint),
         activations=activations,
         working=max(0, work.peak_bytes - activations),
         flops=work.flops,
@@ -86,7 +85,7 @@ def rank_memory(counted: Count, setup: Setup, stage: int) -> dict[str, int]:
     """Bytes on the rank that holds most: model states, activations, and what comes and goes (`buffers`).
 
     Buffers are a pass's own working memory; from stage 2 on, two buckets of gradients; at stage 3, where
-    buckets are units, also the parameters of two neighbouring units and of what lies outside all blocks.
+    buckets are units, also the parameters of the two largest neighbours and of what lies outside all blocks.
     """
     check_stage(stage)
     buckets = counted.units if stage == 3 else counted.buckets

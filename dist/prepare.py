@@ -5,6 +5,7 @@ it never loads MPI.
 """
 
 import atexit
+import builtins
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn
 
+from minigrad.dist import farewell
 from minigrad.errors import UsageError
 
 # How launchers tell a process which rank it is: rank, number of ranks, number of ranks on this host.
@@ -103,42 +105,52 @@ def share_the_cores(local_size: int) -> None:
 
 
 def end_all_with_this_rank(here: Announced) -> None:
-    """Let an uncaught exception, or an exit with an error code, on this rank end every rank.
+    """Let an uncaught exception, or an exit with an error code, on this rank end every rank; and any other
+    end, if the others still wait then.
 
-    MPI alone would leave the others waiting for ever. An exit without error stays what it is: others may go
-    on. `sys.exit` is watched by wrapping it, since Python tells nobody of a SystemExit; `raise SystemExit(1)`
-    is seen only under `python -m mpi4py script.py`.
+    MPI alone would leave the others waiting for ever. An exit without error stays what it is while they go
+    on. `sys.exit`, `exit` and `quit` are watched by wrapping them, since Python tells nobody of a SystemExit:
+    after `raise SystemExit(1)`, all end as after a return that was too early (see `farewell`).
     """
     launcher = Launcher.connect(here)
     launcher.beat()
-    exit_code = 0
+    exit_code, process = 0, os.getpid()
     plain_exit = sys.exit
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code, text = epitaph(kind, error, trace)
-        sys.stdout.flush()
-        words = f"{here.name}: {text.rstrip()}\n"
         failed = traceback.format_exception_only(kind, error)[-1].strip()
-        if not launcher.tell(last_words=words, failed=failed, exit_code=code):
-            sys.stderr.write(words)  # in one piece: other ranks may be writing theirs
-            sys.stderr.flush()
-        end_all(code)
+        end_after(f"{here.name}: {text.rstrip()}\n", failed, code)
 
     def watched_exit(status: Any = None) -> NoReturn:
         nonlocal exit_code
         exit_code = 0 if status is None else status if isinstance(status, int) else 1
         plain_exit(status)
 
+    def end_after(words: str, failed: str, code: int) -> NoReturn:
+        sys.stdout.flush()
+        if not launcher.tell(last_words=words, failed=failed, exit_code=code):
+            sys.stderr.write(words)  # in one piece: other ranks may be writing theirs
+        sys.stderr.flush()
+        end_all(code)
+
     def at_exit() -> None:
+        if os.getpid() != process:
+            return  # a child of this rank, which is none
         sys.stdout.flush()
         if exit_code:
-            launcher.tell(failed=f"exit code {exit_code}", exit_code=exit_code)
-            sys.stderr.flush()
-            end_all(exit_code)
+            end_after("", f"exit code {exit_code}", exit_code)
         launcher.tell(finished=True)
+        waiting = farewell.finish(lambda rank: f"rank {rank}")
+        if waiting:
+            words = (
+                f"{here.name} has finished, and others still wait: {waiting}; all must make the same calls"
+            )
+            end_after(f"{words}\n", "it finished while others wait", 1)
 
     sys.excepthook = hook
     sys.exit = watched_exit
+    vars(builtins).update(exit=watched_exit, quit=watched_exit)
     atexit.register(at_exit)
 
 

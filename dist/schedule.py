@@ -12,7 +12,7 @@ Dots (idle) and everything after `#` are for the reader. Without `@` the stage i
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import NamedTuple
@@ -47,7 +47,8 @@ RECEIVE_OF = {
     Kind.SEND_GRADIENT: Kind.RECEIVE_GRADIENT,
 }
 
-_ACTION = re.compile(r"(SF|RF|SB|RB|[FBIWUGR])(\d+)(?:\.(\d+))?(?:@(\d+))?")
+_NUMBER = r"(\d{1,9})"
+_ACTION = re.compile(rf"(SF|RF|SB|RB|[FBIWUGR]){_NUMBER}(?:\.{_NUMBER})?(?:@{_NUMBER})?")
 
 
 class Action(NamedTuple):
@@ -76,12 +77,15 @@ class Action(NamedTuple):
 class Schedule:
     """What every rank does, in order. Build one with `make`, parse one, or write the lists by hand.
 
-    ranks   one sequence of actions per rank
-    name    for titles only: two schedules are equal if their actions are
+    ranks      one sequence of actions per rank
+    name       for titles only: two schedules are equal if their actions are
+    versions   rules for weights of several ages that go with it, the first unless one is chosen (see
+               `minigrad.dist.weight_versions`); those of the catalogue that update while they run have some
     """
 
     ranks: tuple[tuple[Action, ...], ...]
     name: str = field(default="schedule", compare=False)
+    versions: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", tuple(map(tuple, self.ranks)))
@@ -133,7 +137,7 @@ class Schedule:
     def only(self, kinds: Iterable[Kind]) -> "Schedule":
         """The same schedule with the actions of these kinds alone."""
         kept = frozenset(kinds)
-        return Schedule(tuple(tuple(a for a in row if a.kind in kept) for row in self.ranks), self.name)
+        return replace(self, ranks=tuple(tuple(a for a in row if a.kind in kept) for row in self.ranks))
 
     def gradient_action(self, stage: int, microbatch: int, slice: int = 0) -> Action:
         """The action from which the stage before gets its gradient: a whole backward, or its first part."""
@@ -212,8 +216,8 @@ def _parse_cell(word: str, rank: int, line: int, place: int) -> Action:
     if match is None:
         kinds = ", ".join(kind.value for kind in Kind)
         raise UsageError(
-            f"line {line} of the schedule, cell {place}: {word!r} is no action; write a kind ({kinds}), the "
-            "number of the microbatch and @ the stage, as in F2@0"
+            f"line {line} of the schedule, cell {place}: {word[:40]!r} is no action; write a kind ({kinds}), "
+            "the number of the microbatch and @ the stage, as in F2@0"
         )
     kind, microbatch, part, stage = match.groups()
     return Action(int(stage or rank), Kind(kind), int(microbatch), int(part or 0))

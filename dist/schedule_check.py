@@ -4,17 +4,17 @@ Four proofs: nothing is missing or twice; nothing comes before what it needs; it
 send waits for its receive (so no library's buffers are leant on); and memory stays within a bound.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from minigrad.dist.schedule import COMPUTE, RECEIVES, SENDS, Action, B, F, I, Kind, Schedule, W
+from minigrad.dist.schedule_grid import marked_grid
 from minigrad.dist.schedule_passes import Stuck, messages_of, with_communication
 from minigrad.dist.timing import peak_activations
 from minigrad.errors import UsageError
 
 MESSAGES = SENDS | RECEIVES
-CELLS_SHOWN = 9  # on each side of the marked cell
 
 
 def check(
@@ -27,7 +27,7 @@ def check(
 
     most_activations   the most activations alive on a rank (one number, or one per rank), in those of a
                        whole stage: no bound unless given
-    forward_only       whether backwards may be missing altogether
+    forward_only       whether backwards may be missing, all of them
 
     Raises UsageError that says what is wrong and shows the grid with the offending cell marked.
     """
@@ -79,6 +79,7 @@ def _check_complete(schedule: Schedule, *, forward_only: bool) -> None:
             ]
             _refuse(schedule, f"{action} comes {count} times; once is enough", cells[1:])
     there = schedule.places
+    forward_only = forward_only and all(action.kind not in (B, I, W) for action in schedule)
     for stage in range(schedule.stages):
         for number in range(schedule.microbatches):
             for part in range(schedule.slices):
@@ -107,22 +108,36 @@ def _check_order(schedule: Schedule) -> None:
 def _check_updates(schedule: Schedule) -> None:
     """Updates count 0, 1, 2, …, miss no gradient, and take the same microbatches on all stages."""
     groups: dict[int, dict[int, int]] = {stage: {} for stage in range(schedule.stages)}
-    counts = Counter(action.stage for action in schedule if action.kind is Kind.UPDATE)
     for (stage, number), update in schedule.update_of.items():
         groups[stage][number] = update
     for rank, row in enumerate(schedule.ranks):
         numbers: Counter[tuple[int, Kind]] = Counter()
+        waiting: dict[int, Counter[int]] = defaultdict(Counter)  # slices with a gradient, by microbatch
         for place, action in enumerate(row):
+            if action.kind in (B, W):
+                waiting[action.stage][action.microbatch] += 1
             if action.kind in (Kind.UPDATE, Kind.GATHER, Kind.REDUCE):
                 expected = numbers[action.stage, action.kind]
                 numbers[action.stage, action.kind] += 1
                 if action.microbatch != expected:
                     wanted = Action(action.stage, action.kind, expected)
                     _refuse(schedule, f"{action} comes where {wanted} is next", [(rank, place)])
-            if counts and action.kind in (B, W) and action.microbatch not in groups[action.stage]:
+            if action.kind is Kind.UPDATE:
+                taken = waiting.pop(action.stage, None)
+                if taken is None:
+                    _refuse(
+                        schedule,
+                        f"{action} takes no gradient: no backward of its stage ended since the update before",
+                        [(rank, place)],
+                    )
+                for number, slices in taken.items():
+                    if slices < schedule.slices:
+                        wrong = f"{action} comes between the backwards of the slices of microbatch {number}"
+                        _refuse(schedule, wrong, [(rank, place)])
+            if schedule.update_of and action.kind in (B, W) and action.microbatch not in groups[action.stage]:
                 _refuse(schedule, f"no update takes the gradient of {action}", [(rank, place)])
     for stage in range(1, schedule.stages):
-        if groups[stage] != groups[0] or counts[stage] != counts[0]:
+        if groups[stage] != groups[0]:
             first = next(at for action, at in schedule.places.items() if action.stage == stage)
             _refuse(
                 schedule,
@@ -180,6 +195,11 @@ def _check_rendezvous(schedule: Schedule) -> None:
 def _check_memory(schedule: Schedule, bound: float | Sequence[float] | None) -> None:
     if bound is None:
         return
+    if not isinstance(bound, int | float) and len(bound) != len(schedule.ranks):
+        raise UsageError(
+            f"{len(bound)} bounds were given for the {len(schedule.ranks)} ranks of {schedule.name}; give "
+            "one per rank, or one number for all"
+        )
     for rank, (peak, place) in enumerate(peak_activations(schedule, places=True)):
         limit = bound if isinstance(bound, int | float) else bound[rank]
         if peak > limit:
@@ -241,24 +261,3 @@ def _refuse(schedule: Schedule, message: str, cells: Iterable[tuple[int, int]] =
     marked = list(cells)
     grid = marked_grid(schedule, marked)
     raise UsageError(f"the schedule {schedule.name} cannot run: {message}\n{grid}")
-
-
-def marked_grid(schedule: Schedule, cells: Sequence[tuple[int, int]]) -> str:
-    """The lists of all ranks around the marked cells, `>F2@0<`; cells of other columns are left out."""
-    columns = max((len(row) for row in schedule.ranks), default=0) + 1
-    middle = [place for _, place in cells] or [0]
-    start, stop = max(0, min(middle) - CELLS_SHOWN), min(columns, max(middle) + CELLS_SHOWN + 1)
-    rows = []
-    for rank, row in enumerate(schedule.ranks):
-        texts = []
-        for place in range(start, stop):
-            text = str(row[place]) if place < len(row) else ""
-            texts.append(f">{text or '?'}<" if (rank, place) in cells else f" {text} ")
-        rows.append(texts)
-    widths = [max(len(texts[column]) for texts in rows) for column in range(stop - start)]
-    return "\n".join(
-        f"{rank}: {'… ' if start else ''}"
-        + "".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
-        + (" …" if stop < len(schedule.ranks[rank]) else "")
-        for rank, texts in enumerate(rows)
-    )

@@ -1,19 +1,23 @@
-"""A timeline to look at: as a grid of text, or as the boxes of a Gantt chart."""
+"""A timeline to look at: as a grid of text, or as the boxes of a Gantt chart. And lists with marked cells."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm
 
-from minigrad.dist.schedule import Action, Kind
+from minigrad.dist.schedule import Action, Kind, Schedule
 from minigrad.dist.timing import Timeline
 from minigrad.draw_schedule import Box, draw_schedule
 
 MOST_COLUMNS = 100
+CELLS_SHOWN = 9  # on each side of a marked cell
 BOX_KINDS = {
     Kind.FORWARD: "forward",
     Kind.BACKWARD: "backward",
     Kind.BACKWARD_INPUTS: "inputs",
     Kind.BACKWARD_WEIGHTS: "weights",
     Kind.UPDATE: "update",
+    Kind.GATHER: "waiting",
+    Kind.REDUCE: "waiting",
 }
 
 
@@ -85,3 +89,24 @@ def draw(timeline: Timeline, *, title: str, measured: Timeline | None = None, un
         return draw_schedule({"": boxes(timeline)}, title=title, unit=unit)
     panels = {"model": boxes(timeline), "measured": boxes(measured)}
     return draw_schedule(panels, title=title, unit=unit)
+
+
+def marked_grid(schedule: Schedule, cells: Sequence[tuple[int, int]]) -> str:
+    """The lists of all ranks around the marked cells, `>F2@0<`; cells of other columns are left out."""
+    columns = max((len(row) for row in schedule.ranks), default=0) + 1
+    middle = [place for _, place in cells] or [0]
+    start, stop = max(0, min(middle) - CELLS_SHOWN), min(columns, max(middle) + CELLS_SHOWN + 1)
+    rows = []
+    for rank, row in enumerate(schedule.ranks):
+        texts = []
+        for place in range(start, stop):
+            text = str(row[place]) if place < len(row) else ""
+            texts.append(f">{text or '?'}<" if (rank, place) in cells else f" {text} ")
+        rows.append(texts)
+    widths = [max(len(texts[column]) for texts in rows) for column in range(stop - start)]
+    return "\n".join(
+        f"{rank}: {'… ' if start else ''}"
+        + "".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+        + (" …" if stop < len(schedule.ranks[rank]) else "")
+        for rank, texts in enumerate(rows)
+    )

@@ -7,6 +7,7 @@ rank can wait for another in a circle, even where a send returns only when it wa
 
 import heapq
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from minigrad.dist.schedule import COMPUTE, Action, B, F, I, Kind, Schedule, W
 from minigrad.errors import UsageError
@@ -74,7 +75,7 @@ def with_communication(schedule: Schedule, *, units: Callable[[Action], float] |
                 lists[schedule.rank_of[send.peer_stage]].append(send.mirrored())
     if any(at < len(row) for at, row in zip(place, schedule.ranks, strict=True)):
         raise Stuck([at if at < len(row) else None for at, row in zip(place, schedule.ranks, strict=True)])
-    return Schedule(tuple(map(tuple, lists)), schedule.name)
+    return replace(schedule, ranks=tuple(map(tuple, lists)))
 
 
 _WITHOUT_TIME = (Kind.UPDATE, Kind.GATHER, Kind.REDUCE)
@@ -87,7 +88,8 @@ def _needs(schedule: Schedule, action: Action) -> list[Action]:
 def with_shards(schedule: Schedule) -> Schedule:
     """The schedule with a gather before the first use of each stage, and a reduce after its last gradient.
 
-    For parameters that are sharded over a data-parallel axis and kept whole for the length of a batch.
+    For parameters that are sharded over a data-parallel axis and kept whole for the length of a batch: on the
+    clock of `simulate`, and in an `Executor` that has handlers for both.
     """
     lists = []
     for row in schedule.ranks:
@@ -102,7 +104,7 @@ def with_shards(schedule: Schedule) -> Schedule:
             if last.get(action.stage) == place:
                 actions.append(Action(action.stage, Kind.REDUCE, 0))
         lists.append(tuple(actions))
-    return Schedule(tuple(lists), schedule.name)
+    return replace(schedule, ranks=tuple(lists))
 
 
 def forward_only(schedule: Schedule) -> Schedule:

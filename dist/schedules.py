@@ -1,8 +1,9 @@
 """The published pipeline schedules, each a pure function that says what all ranks compute, in what order.
 
-To add one, write a function from a Shape to one list of actions per rank, and name it in SCHEDULES. It says
-nothing about sends and receives: a pass puts them in (`minigrad.dist.schedule_passes`), `check` proves the
-result, and one executor runs it. Where a paper excludes a shape, the function refuses it.
+To add one, write a function from a Shape to one list of actions per rank, and give it a line in SCHEDULES. It
+says nothing about sends and receives: a pass puts them in (`minigrad.dist.schedule_passes`), `check` proves
+the result, and one executor runs it. Where a paper excludes a shape, the function refuses it. All that others
+need to know of a schedule is in its Entry, so its name stands nowhere else.
 
 Letters: p stages (of the model, one per rank), m microbatches, v virtual stages per rank, s a rank's number.
 """
@@ -187,25 +188,38 @@ def terapipe(shape: Shape) -> Lists:
 
 @dataclass(frozen=True)
 class Entry:
-    """A schedule of the catalogue: its function, and which parts of a Shape, beyond ranks and microbatches,
-    it can use.
+    """A schedule of the catalogue.
+
+    lists      its function
+    uses       which parts of a Shape, beyond ranks and microbatches, it can use
+    grouped    whether it takes microbatches only in multiples of the ranks
+    versions   which rules for weights of several ages it may follow, the first by default
     """
 
     lists: Callable[[Shape], Lists]
     uses: tuple[str, ...] = ()
+    grouped: bool = False
+    versions: tuple[str, ...] = ()
 
 
 SCHEDULES: dict[str, Entry] = {
     "naive": Entry(naive),
     "gpipe": Entry(gpipe),
     "1f1b": Entry(one_forward_one_backward),
-    "interleaved": Entry(interleaved, ("virtual",)),
+    "interleaved": Entry(interleaved, ("virtual",), grouped=True),
     "zb-h1": Entry(zb_h1),
     "zb-h2": Entry(zb_h2),
-    "pipedream": Entry(pipedream),
-    "2bw": Entry(two_buffered_weights, ("batches",)),
+    "pipedream": Entry(pipedream, versions=("stashing", "vertical-sync")),
+    "2bw": Entry(two_buffered_weights, ("batches",), versions=("2bw",)),
     "terapipe": Entry(terapipe, ("slices",)),
 }
+
+
+def entry_of(name: str) -> Entry:
+    """What the catalogue knows of a schedule. Raises UsageError for a name that is not there."""
+    if name not in SCHEDULES:
+        raise UsageError(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
 
 
 def make(
@@ -219,9 +233,7 @@ def make(
     0: F0@0 F1@0 B0@0 F2@0 B1@0 B2@0
     1: F0@1 B0@1 F1@1 B1@1 F2@1 B2@1
     """
-    entry = SCHEDULES.get(name)
-    if entry is None:
-        raise UsageError(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
+    entry = entry_of(name)
     shape = Shape(ranks, microbatches, virtual, slices, batches)
     for what, number in vars(shape).items():
         if number < 1:
@@ -233,7 +245,7 @@ def make(
                 f"the schedule {name} has no use for {what} {getattr(shape, what)}: "
                 f"leave it at 1, or take one that has ({users})"
             )
-    return Schedule(tuple(map(tuple, entry.lists(shape))), name)
+    return Schedule(tuple(map(tuple, entry.lists(shape))), name, entry.versions)
 
 
 def _users(what: str) -> Iterator[str]:

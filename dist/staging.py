@@ -26,10 +26,13 @@ def nothing() -> None:
 
 @dataclass
 class Loan:
-    """A flat buffer for the communicator; `give_back` brings home what was written there."""
+    """A flat buffer for the communicator; `give_back` brings home what was written there. `apart` says that
+    it is memory of its own, not the array's.
+    """
 
     buffer: Array
     give_back: Callable[[], None] = nothing
+    apart: bool = False
 
 
 class Device(Protocol):
@@ -99,7 +102,7 @@ def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan
     buffer = device.host_buffer(array)
     if read:
         device.to_host(array, buffer)
-    return Loan(buffer, (lambda: device.to_device(buffer, array)) if write else nothing)
+    return Loan(buffer, (lambda: device.to_device(buffer, array)) if write else nothing, apart=True)
 
 
 def settle(buffer: Array) -> None:
@@ -118,7 +121,7 @@ def copied(loan: Loan, dtype: Any, *, write: bool) -> Loan:
         loan.buffer[...] = copy
         loan.give_back()
 
-    return Loan(copy, give_back if write else nothing)
+    return Loan(copy, give_back if write else nothing, apart=True)
 
 
 def overlap(one: Array, other: Array) -> bool:

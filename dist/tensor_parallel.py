@@ -25,8 +25,10 @@ from minigrad.dist.tensor_parallel_gpt import ParallelGPT
 from minigrad.dist.tensor_parallel_layers import ColumnParallelLinear, RowParallelLinear
 from minigrad.dist.tensor_parallel_layout import layouts_of, with_boxes
 from minigrad.dist.tensor_parallel_region import Region
+from minigrad.dist.tensor_parallel_trial import try_plan
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
+from minigrad.graph import mode
 from minigrad.nn.gpt import GPT
 from minigrad.nn.module import Module
 
@@ -50,6 +52,7 @@ def tensor_parallel(
     world: World,
     *,
     plan: Plan | None = None,
+    example: Any = None,
     sequence: bool = False,
     algorithm: str = LIBRARY,
 ) -> Any:
@@ -59,7 +62,12 @@ def tensor_parallel(
     then, which know the box of the whole that they are; their names stay.
 
     plan        for models other than a GPT; a column-parallel layer begins a region, a row-parallel one ends
-                it, and what is between acts on each feature by itself
+                it, and what is between acts on each feature by itself. It is tried first, on a copy with
+                other weights: its outputs and gradients have to be those of the whole model. (A model that
+                has shapes only is taken at its word)
+    example     a small input of the whole model, or a tuple of several, to try a plan with; needed where the
+                first layer is neither linear nor an embedding. With token shares, a rank's part of axis 1
+                goes in, but integers go in whole
     sequence    share out the tokens between regions, where norms and dropout are: fewer activations, as many
                 bytes moved
     algorithm   of the collectives: "library", or one of minigrad's own
@@ -72,8 +80,9 @@ def tensor_parallel(
     >>> dist.spawn(main, ranks=2)
     [((3, 6), (12, 6)), ((2, 6), (6, 6))]
 
-    Raises UsageError for a model without a plan, and for names in a plan that the model has not;
-    CommunicationError where ranks have different models.
+    Raises UsageError for a model without a plan, for names in a plan that the model has not, and for a plan
+    that would make another model, naming its entries, before the model is touched; CommunicationError where
+    ranks have different models.
     """
     region = Region(world, sequence, algorithm)
     _check_same(model, world)
@@ -84,18 +93,41 @@ def tensor_parallel(
                 'of its modules, such as plan={"0": ColumnParallelLinear, "2": RowParallelLinear}'
             )
         return ParallelGPT(model, region)
+    entries = _entries(model, plan)
+
+    def carry_out(model: Module) -> None:
+        modules = dict(model.named_modules())
+        for name, pattern in entries.items():
+            parent, _, own = name.rpartition(".")
+            try:
+                made = plan[pattern](modules[name], region)
+            except (AttributeError, TypeError) as error:
+                kind = type(modules[name]).__name__
+                raise UsageError(
+                    f"{world.name}: the plan's {pattern!r} can make nothing of {name}, a {kind}: {error}"
+                ) from error
+            setattr(model.get_submodule(parent), own, made.train(modules[name].training))
+
+    if world.size > 1 and not any(p.device == "shapes" for p in model.parameters()):
+        with mode(recording=True):
+            try_plan(model, carry_out, entries, region, example)
+    carry_out(model)
+    return model
+
+
+def _entries(model: Module, plan: Plan) -> dict[str, str]:
+    """The entry of the plan for each module, by its name. Raises UsageError for one that is for none."""
     modules = dict(model.named_modules())
-    for pattern, make in plan.items():
+    entries = {}
+    for pattern in plan:
         names = [name for name in modules if name and fnmatchcase(name, pattern)]
         if not names:
             raise UsageError(
                 f"the plan names {pattern!r}, and the model has no such module; it has "
                 f"{', '.join(name for name in modules if name)}"
             )
-        for name in names:
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, make(modules[name], region))
-    return model
+        entries.update(dict.fromkeys(names, pattern))
+    return entries
 
 
 def _check_same(model: Module, world: World) -> None:

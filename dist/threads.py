@@ -107,12 +107,12 @@ class Course(Event):
 
     def go_on(self) -> None:
         """Begin the next round."""
+        self._messages = []  # which know this course: a circle would keep all their buffers
         transfers = next(self._rounds, None)
         if transfers is None:
             self._baton.happen(self)
             return
         self._missing = len(transfers)
-        self._messages = []
         for transfer in transfers:
             self._messages.append(self._post(transfer, self._arrived))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, overload
 
-from minigrad.dist.schedule import COMPUTE, Action, B, F, I, Kind, Schedule, W
+from minigrad.dist.schedule import COMPUTE, RECEIVES, SENDS, Action, B, F, I, Kind, Schedule, W
 from minigrad.dist.schedule_passes import Stuck, messages_of
 from minigrad.errors import UsageError
 
@@ -29,6 +29,8 @@ class Costs:
     weight     the part of `backward` that can be postponed (default: half of it)
     link       a message between two ranks; each direction of each pair carries one at a time
     update     an optimizer step of a whole stage
+    gather     to make the parameters of a whole stage whole; the rank computes nothing meanwhile
+    reduce     to sum its gradients over copies; the same
     """
 
     forward: float = 1
@@ -36,6 +38,8 @@ class Costs:
     weight: float | None = None
     link: float = 0
     update: float = 0
+    gather: float = 0
+    reduce: float = 0
 
     def __post_init__(self) -> None:
         for what, number in vars(self).items():
@@ -57,6 +61,8 @@ class Costs:
             I: whole - later,
             W: later,
             Kind.UPDATE: exact(self.update),
+            Kind.GATHER: exact(self.gather),
+            Kind.REDUCE: exact(self.reduce),
         }
         held = Counter(schedule.rank_of)
         table = {
@@ -70,22 +76,33 @@ class Costs:
 Durations = Callable[[Action], Any]
 
 
-def measured(seconds: Mapping[tuple[int, Kind], float]) -> Durations:
-    """Durations from a profile: seconds by stage and kind. A whole backward missing there is I and W."""
+Profile = Mapping[Any, float]
+"""Seconds by stage, kind and token slice; by stage and kind where all slices take as long."""
+
+
+def measured(seconds: Profile) -> Durations:
+    """Durations from a profile. A whole backward missing there is I and W; other things are free."""
+
+    def taken(action: Action, kind: Kind) -> float | None:
+        place = (action.stage, kind)
+        return seconds.get((*place, action.slice), seconds.get(place))
 
     def duration(action: Action) -> float:
-        if action.kind is B and (action.stage, B) not in seconds:
-            return seconds[action.stage, I] + seconds[action.stage, W]
-        return seconds.get((action.stage, action.kind), 0) if action.kind not in COMPUTE else seconds[
-            action.stage, action.kind
-        ]  # fmt: skip
+        found = taken(action, action.kind)
+        if found is None and action.kind is B:
+            inputs, weights = taken(action, I), taken(action, W)
+            found = None if inputs is None or weights is None else inputs + weights
+        if found is None and action.kind in COMPUTE:
+            raise UsageError(f"the profile does not say how long {action} takes; it has {list(seconds)}")
+        return found or 0
 
     return duration
 
 
 def exact(number: float) -> Fraction:
-    """A number as a fraction: 0.1 as a tenth."""
-    return Fraction(number).limit_denominator(DENOMINATOR)
+    """A number as the fraction that is meant: 0.1 as a tenth, and what is no simple one by its digits."""
+    simple = Fraction(number).limit_denominator(DENOMINATOR)
+    return simple if float(simple) == number else Fraction(repr(float(number)))
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,7 @@ def simulate(
     if link is None:
         link = exact(costs.link) if isinstance(costs, Costs) else 0
     travel = link if callable(link) else lambda send: link
-    rows = [[a for a in row if a.kind in COMPUTE or a.kind is Kind.UPDATE] for row in schedule.ranks]
+    rows = [[a for a in row if a.kind not in SENDS | RECEIVES] for row in schedule.ranks]
     stop: dict[Action, Any] = {}
     arrival: dict[Action, Any] = {}  # of what a computation made, on the rank of the next stage
     link_free: dict[tuple[int, int], Any] = {}

@@ -16,11 +16,12 @@ Without slices, these are the layers of a tensor-parallel GPT for any other sche
 Li et al. 2021, TeraPipe: Token-Level Pipeline Parallelism for Training Large-Scale Language Models, §3.2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad import backend
 from minigrad.backend import Array
+from minigrad.dist.counted_loss import CountedLoss, count_of, wide
 from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.tensor_parallel_gpt import ParallelBlock, ParallelGPT, add_places, clip
 from minigrad.dist.vocabulary_parallel import vocabulary_cross_entropy
@@ -146,14 +147,16 @@ def token_layers(model: ParallelGPT, *, length: int | None = None) -> dict[str, 
     return {"wte": Words(model), "wpe": Places(model), **blocks, **ends}
 
 
-def token_loss(model: ParallelGPT) -> Callable[[Tensor, Any], Tensor]:
-    """The loss for `Pipeline` over `token_layers`: mean cross-entropy in nats of a slice's tokens."""
+def token_loss(model: ParallelGPT) -> CountedLoss:
+    """The loss for `Pipeline` over `token_layers`: mean cross-entropy in nats over all tokens of a batch
+    whose target is not -100, whichever slices they are in.
+    """
     region, vocabulary = model.region, model.config.vocabulary
 
-    def loss(logits: Tensor, targets: Any) -> Tensor:
-        return vocabulary_cross_entropy(logits, targets, region, vocabulary)
+    def summed(logits: Tensor, targets: Any) -> Tensor:
+        return vocabulary_cross_entropy(wide(logits), targets, region, vocabulary, reduction="sum")
 
-    return loss
+    return CountedLoss(summed, count_of)
 
 
 def clip_grad_norm_(pipeline: Pipeline, model: ParallelGPT, max_norm: float) -> Array:

@@ -41,9 +41,10 @@ class Event:
 class Trace:
     """Writes down what a rank does from now on, until `close()` or the end of a `with` block.
 
-    Messages come by themselves; computations are named: `with trace.span("forward", microbatch=2): ...`. At
-    the end all ranks call `gather()`. A span tells how long this thread took; on a GPU that is the time to
-    launch the work, unless the span waits for it.
+    Messages come by themselves, those of minigrad's own algorithms beside the collective they make up (what a
+    library sends for one, it does not tell); computations are named: `with trace.span("forward",
+    microbatch=2): ...`. At the end all ranks call `gather()`. A span tells how long this thread took; on a
+    GPU that is the time to launch the work, unless the span waits for it.
 
     clock   for spans; the clock of messages is time.perf_counter, and any other puts the two apart
     """
@@ -54,7 +55,7 @@ class Trace:
         self._clock = clock
         self._rank = world.members[world.rank]
         self._before = world.observer
-        world.observer = self._see
+        world.observer, world.ledger.witness = self._see, self._write_down
 
     def __enter__(self) -> Trace:
         return self
@@ -66,7 +67,7 @@ class Trace:
 
     def close(self) -> None:
         """Write down no more messages; what was written stays."""
-        self.world.observer = self._before
+        self.world.observer, self.world.ledger.witness = self._before, None
 
     @contextmanager
     def span(self, name: str, **details: Any) -> Iterator[None]:
@@ -82,12 +83,14 @@ class Trace:
 
         All ranks call it. Times then count from the first event, by the clock of rank 0.
         """
-        observer, self.world.observer = self.world.observer, None
+        ledger = self.world.ledger
+        watching = ledger.observer, ledger.witness
+        ledger.observer = ledger.witness = None
         try:
             offsets = clock_offsets(self.world, clock=self._clock)
             everything = _collect(self.world, [asdict(event) for event in self.events])
         finally:
-            self.world.observer = observer
+            ledger.observer, ledger.witness = watching
         if everything is None:
             return None
         events = [
@@ -100,12 +103,15 @@ class Trace:
         return Recording(tuple(sorted(events, key=lambda event: (event.start_seconds, event.rank))))
 
     def _see(self, message: Message) -> None:
+        self._write_down(message)
+        if self._before is not None:
+            self._before(message)
+
+    def _write_down(self, message: Message) -> None:
         details = asdict(message)
         rank, verb = details.pop("rank"), details.pop("verb")
         times = details.pop("start_seconds"), details.pop("stop_seconds")
         self.events.append(Event(rank, MESSAGES, verb, *times, details))
-        if self._before is not None:
-            self._before(message)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class Recording:
     def arrows(self) -> list[tuple[int, int]]:
         """Places in `events` of each send and of the receive that it belongs to.
 
-        Messages of one kind (ranks, tag, purpose, size) arrive in the order in which they were sent.
+        Messages of one kind (ranks, tag, purpose, collective, size) arrive in the order in which they were
+        sent.
         """
         waiting: dict[tuple[Any, ...], list[int]] = {}
         found = []
@@ -259,7 +266,8 @@ def _times(event: Event) -> tuple[float, float]:
 
 def _kind(event: Event, source: int, target: int, way: str) -> tuple[Any, ...]:
     details = event.details
-    return source, target, details["tag"], details["purpose"], details[f"bytes_{way}"]
+    labels = details["tag"], details["purpose"], details.get("part_of"), details.get("algorithm")
+    return source, target, *labels, details[f"bytes_{way}"]
 
 
 def _micro(seconds: float) -> float:

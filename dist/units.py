@@ -28,39 +28,25 @@ from minigrad.tree import flatten, rebuild
 ROOT = "the root unit"
 
 
-class Unit:
-    """Parameters that are gathered together, and where they are just now.
+class Part:
+    """Parameters of a unit that are gathered into one flat array: trained ones, or frozen ones of a dtype.
 
     shard    this rank's piece, always here
     flat     where the whole lies while it is gathered: a fixed place, so that what a graph saved of it is
              right again as soon as it is gathered again
-    whole    whether `flat` holds the values now
-    active   how many calls of the unit's modules are under way
     """
 
-    def __init__(
-        self, name: str, modules: Sequence[Module], parameters: Sequence[Parameter], world: World
-    ) -> None:
-        self.name, self.modules = name, list(modules)
+    def __init__(self, unit: str, parameters: Sequence[Parameter], world: World) -> None:
         self.bucket = Bucket(parameters, world)
-        self.number = -1  # in the order of use; the root has none
-        self.request: Request | None = None
-        self.whole = False
-        self.active = 0
+        self.trained = parameters[0].requires_grad
         self.shard: Array = None
         self.flat: Array = None
-        self.place = (0, 0)
-        self._absent = [Absent(p.shape, p.dtype, p.device, name) for p in self.bucket.parameters]
+        self._absent = [Absent(p.shape, p.dtype, p.device, unit) for p in parameters]
         self._views: list[Array] = []
 
-    def lie(self, flat: Array, start: int) -> None:
-        """Take a place for good, which begins at entry `start` of the memory that units share."""
-        self.flat, self.place = flat, (start, start + self.bucket.size)
-        self._views = self.bucket.views(flat)
-
-    def overlaps(self, other: Unit) -> bool:
-        """Whether both cannot be whole at once."""
-        return self.place[0] < other.place[1] and other.place[0] < self.place[1]
+    def lie(self, flat: Array) -> None:
+        """Take a place; None: leave it."""
+        self.flat, self._views = flat, [] if flat is None else self.bucket.views(flat)
 
     def attach(self, views: Sequence[Array] | None = None) -> None:
         """Let the parameters have their values."""
@@ -73,14 +59,69 @@ class Unit:
             parameter.data = absent
 
 
+class Unit:
+    """Parameters that are gathered together, and where they are just now.
+
+    parts    one flat array each
+    bucket   of those parameters that have gradients, if there are any
+    whole    whether their values are here now
+    active   how many calls of the unit's modules are under way
+    """
+
+    def __init__(
+        self, name: str, modules: Sequence[Module], parameters: Sequence[Parameter], world: World
+    ) -> None:
+        self.name, self.modules = name, list(modules)
+        kinds: dict[Any, list[Parameter]] = {}
+        for parameter in parameters:
+            kinds.setdefault((parameter.requires_grad, parameter.dtype), []).append(parameter)
+        self.parts = [Part(name, members, world) for members in kinds.values()]
+        self.bucket = next((part.bucket for part in self.parts if part.trained), None)
+        self.number = -1  # in the order of use; the root has none
+        self.requests: list[Request] = []
+        self.whole = False
+        self.active = 0
+        self._places: dict[Any, tuple[int, int]] = {}
+
+    def size(self, dtype: Any) -> int:
+        """Entries of one dtype."""
+        return sum(part.bucket.size for part in self.parts if part.bucket.dtype == dtype)
+
+    def lie(self, memory: Array, start: int) -> None:
+        """Take a place in memory of one dtype that units share, from entry `start` on."""
+        stop = start
+        for part in (part for part in self.parts if part.bucket.dtype == memory.dtype):
+            part.lie(memory[stop : stop + part.bucket.size])
+            stop += part.bucket.size
+        self._places[memory.dtype] = (start, stop)
+
+    def overlaps(self, other: Unit) -> bool:
+        """Whether both cannot be whole at once."""
+        pairs = ((place, other._places.get(dtype, (0, 0))) for dtype, place in self._places.items())
+        return any(mine[0] < theirs[1] and theirs[0] < mine[1] for mine, theirs in pairs)
+
+    def attach(self) -> None:
+        """Let the parameters have their values."""
+        for part in self.parts:
+            part.attach()
+
+    def detach(self) -> None:
+        """Let the use of the parameters be refused."""
+        for part in self.parts:
+            part.detach()
+
+
 # ----- Which modules are units -----
 
 
 Chosen = Sequence[Module | Sequence[Module]]
 
 
-def find_units(module: Module, chosen: Chosen | None, world: World) -> tuple[list[Unit], Unit | None]:
-    """The units of a model in the order of declaration, and the root (None if nothing is left for it).
+def find_units(
+    module: Module, chosen: Chosen | None, world: World, *, beside: Sequence[Parameter] = ()
+) -> tuple[list[Unit], Unit | None]:
+    """The units of a model in the order of declaration, and the root (None if nothing is left for it): of all
+    parameters, trained or not, and in the root those `beside` the module's.
 
     Of chosen ones, several modules together make one unit. Raises UsageError for modules that are not the
     model's, or lie inside one another.
@@ -97,15 +138,16 @@ def find_units(module: Module, chosen: Chosen | None, world: World) -> tuple[lis
             holders.setdefault(id(parameter), set()).add(number)
     for parameter in _outside(module, {id(one) for group in groups for one in group}):
         holders.setdefault(id(parameter), set()).add(-1)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    units = []
-    for number, group in enumerate(groups):
-        own = [parameter for parameter in trained if holders[id(parameter)] == {number}]
-        if own:
-            units.append(Unit(" and ".join(names[id(one)] for one in group), group, own, world))
-    taken = {id(parameter) for unit in units for parameter in unit.bucket.parameters}
-    rest = [parameter for parameter in trained if id(parameter) not in taken]
-    return units, Unit(ROOT, [module], rest, world) if rest else None
+    held: dict[int, list[Parameter]] = {-1: list(beside)} if beside else {}
+    for parameter in module.parameters():
+        only, *others = holders[id(parameter)]
+        held.setdefault(-1 if others else only, []).append(parameter)
+    units = [
+        Unit(" and ".join(names[id(one)] for one in group), group, held[number], world)
+        for number, group in enumerate(groups)
+        if number in held
+    ]
+    return units, Unit(ROOT, [module], held[-1], world) if -1 in held else None
 
 
 def _check_chosen(module: Module, chosen: Sequence[Module]) -> None:
@@ -157,7 +199,7 @@ class Absent:
         self.nbytes = self.size * dtype.itemsize
 
     def __repr__(self) -> str:
-        return f"shared out with {self.unit}, shape={self.shape}"
+        return f"array(shared out with {self.unit}, shape={self.shape})"
 
     def refuse(self, *_: Any, **__: Any) -> NoReturn:
         """Say why there are no values."""
@@ -208,14 +250,17 @@ backend.register(_NoValues())
 # ----- Knowing when the pull walk comes by -----
 
 
-def _arrival(xp: Any, x: Any, /, *, call: Callable[[], None]) -> Any:
-    """The same values; a pull walk that comes by calls `call` first."""
+def _arrival(xp: Any, x: Any, /, *, call: Callable[[], Any]) -> Any:
+    """The same values; a pull walk that comes by calls `call` first. What that returns, if anything, another
+    walk calls that goes through the first one.
+    """
     return x
 
 
-def _called(xp: Any, v: Any, call: Callable[[], None]) -> Any:
-    call()
-    return v
+def _called(xp: Any, v: Any, call: Callable[[], Any]) -> Any:
+    again = call()
+    recorded = again is not None and isinstance(v, Tensor) and v.node is not None
+    return apply(_ARRIVAL, (v,), {"call": again}) if recorded else v
 
 
 _ARRIVAL = Operation(_arrival, {"x": _called})
@@ -223,7 +268,7 @@ _ARRIVAL.linear, _ARRIVAL.public = True, lambda x, *, call: x
 del OPERATIONS[_ARRIVAL.name]  # it computes nothing, and is not part of the catalogue
 
 
-def when_walked(outputs: Any, call: Callable[[], None]) -> Any:
+def when_walked(outputs: Any, call: Callable[[], Any]) -> Any:
     """`outputs`, such that `call()` runs when a pull walk arrives there; nothing where none can arrive."""
     leaves = flatten(outputs)
     if not any(isinstance(leaf, Tensor) and leaf.node is not None for leaf in leaves):

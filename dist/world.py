@@ -44,7 +44,11 @@ class World(Communicator):
         self._message("send", array, destination, tag, purpose).wait()
 
     def receive(self, out: Array, source: int, *, tag: int = 0, purpose: Purpose = "control") -> None:
-        """Fill `out` with what rank `source` sends under `tag`. Messages with equal tags arrive in order."""
+        """Fill `out` with what rank `source` sends under `tag`. Messages with equal tags arrive in order.
+
+        Raises CommunicationError where the sender's array has another size or dtype; processes see only the
+        bytes, and dtypes of equal width only in debug mode.
+        """
         self._message("receive", out, source, tag, purpose).wait()
 
     def start_send(

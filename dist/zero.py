@@ -9,42 +9,45 @@ The four stages differ in one thing only, how long a rank keeps what (Ψ: number
 | 2     | all, always                 | own shard; full buckets leave  | own shard | 2Ψ             |
 | 3     | own shard; units while used | own shard; full buckets leave  | own shard | 3Ψ             |
 
+At most, a rank so has two buckets of gradients beside its shard (`PooledGradients` says when), and at stage 3
+two neighbouring units of parameters. Of what is in no unit, the root, it has all from the beginning of a pass
+to its end. Frozen parameters are shared out at stage 3 as well.
+
 Rajbhandari et al. 2020, ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, §5 and §7;
 stage 3 by units is what Zhao et al. 2023, PyTorch FSDP, describe in §3.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minigrad import backend
-from minigrad.dist.data_parallel import BUCKET_BYTES
 from minigrad.dist.memory import Meter
 from minigrad.dist.offload import Offload
-from minigrad.dist.partition import Roster, broadcast_rest, check_alike, check_settings, cut
+from minigrad.dist.partition import BUCKET_BYTES, broadcast_rest, check_alike, check_settings, cut
+from minigrad.dist.roster import Roster, Seal
 from minigrad.dist.single import SingleWorld
 from minigrad.dist.tensor_parallel_layout import ParameterPart
 from minigrad.dist.units import Chosen, find_units
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
-from minigrad.dist.zero_gradients import PooledGradients, ScatteredGradients, WholeGradients
+from minigrad.dist.zero_gradients import PooledGradients, ScatteredGradients, UnitGradients, WholeGradients
 from minigrad.dist.zero_parameters import Starts, WholeParameters, standing
+from minigrad.dist.zero_saving import SavedZeRO
 from minigrad.dist.zero_units import UnitParameters
 from minigrad.errors import UsageError
 from minigrad.nn.amp import GradScaler
 from minigrad.nn.materialize import materialize, unfilled
-from minigrad.nn.module import Module
+from minigrad.nn.module import Module, Parameter
 from minigrad.nn.optim import Optimizer, Shard
-from minigrad.nn.utils import clip_coefficient, joint_norm, reproducible_norm
-
-if TYPE_CHECKING:
-    from minigrad.dist.checkpoint import Piece
+from minigrad.nn.utils import clip_coefficient, clip_values, joint_norm, reproducible_norm
 
 STAGES = (0, 1, 2, 3)
 
 
-class ZeRO:
+class ZeRO(SavedZeRO):
     """Trains `module` with `optimizer` on all ranks of `world`, at one of four stages.
 
     Give the optimizer over the module's parameters before its first step: its state is made where it is
@@ -55,12 +58,14 @@ class ZeRO:
         norm = zero.step()
 
     stage         0 to 3: what ranks share out (see the table of this module)
-    bucket_bytes  size from which on a bucket is sent (stages 0 to 2)
+    bucket_bytes  size from which on a bucket is sent (stages 0 to 2); by default 4 MiB, and at stage 2, which
+                  has room for two, no more than a sixteenth of the model
     units         stage 3: the modules to gather one by one, or [[several, of, them], …] together; by default
                   each element of the model's lists
     algorithm     of all sums and gathers: "library", or one of minigrad's own. With "ordered" all stages
                   agree to the last bit
     max_norm      scale gradients so that their joint 2-norm is at most this (Pascanu et al. 2013, §3.2)
+    max_value     then bring each of their entries into [-max_value, max_value]
     finite_only   with max_norm: all ranks leave out a step whose norm is infinite or not a number
     scaler        its loss scale is divided out, all ranks leave out a step that overflowed, and it is updated
     master        dtype of the copy that the optimizer updates, for parameters in half precision
@@ -68,7 +73,8 @@ class ZeRO:
     device        where a model that has shapes only is filled; at stage 3 unit by unit, so that no rank ever
                   holds the whole. It begins to the bit as if it had been built there
     offload       "host", or a folder for a file: where the optimizer keeps its states and takes its steps
-    delayed       with offload: the number of the first step whose update runs while the next one computes
+    delayed       with offload: the number of the first step whose update runs while the next one computes;
+                  the last one is taken by `settle()`
     meter         books what this rank holds
 
     At stages 2 and 3 parameters show no `.grad`, for nobody has a whole one.
@@ -96,6 +102,9 @@ class ZeRO:
     [16, 16, 16]
     """
 
+    is_part = False
+    """Whether other ranks may train the rest of the model, and this one nothing."""
+
     def __init__(
         self,
         module: Module,
@@ -103,10 +112,11 @@ class ZeRO:
         world: World,
         *,
         stage: int = 1,
-        bucket_bytes: int = BUCKET_BYTES,
+        bucket_bytes: int | None = None,
         units: Chosen | None = None,
         algorithm: str = "library",
         max_norm: float | None = None,
+        max_value: float | None = None,
         finite_only: bool = False,
         scaler: GradScaler | None = None,
         master: Any = None,
@@ -118,6 +128,7 @@ class ZeRO:
     ) -> None:
         self.module, self.optimizer, self.world, self.stage = module, optimizer, world, stage
         self.max_norm, self.finite_only, self.algorithm = max_norm, finite_only, algorithm
+        self.max_value = max_value
         self.scaler = scaler if scaler is not None and scaler.enabled else None
         self.replicas = replicas if replicas is not None else SingleWorld()
         self.meter = meter if meter is not None else Meter()
@@ -130,16 +141,21 @@ class ZeRO:
         check_alike(module, self.replicas)
         self._offload = Offload(offload, delayed, optimizer, world, master, track=self.meter.track)
         with standing(module, device) as starts:
-            self._lay_out(bucket_bytes, units, starts)
+            self._lay_out(bucket_bytes, units, starts, device)
         materialize(module, device=device)  # what is not trained
         for axis in (self.replicas, world):
-            broadcast_rest(module, axis)
+            broadcast_rest(module, axis, frozen=stage < 3)
+        world.ledger.track = self.replicas.ledger.track = partial(self.meter.track, "buffers")
+        for name, tensors in (("parameters", module.parameters()), ("buffers", module.buffers())):
+            for tensor in tensors:
+                if stage < 3 or name == "buffers":
+                    self.meter.track(name, tensor.data)
         self._share_out(master)
         if self.scaler is not None and self.owners.size > 1:
             self.scaler.reduce = lambda flag: self.owners.all_reduce(flag, operation="max")
         self.seconds_driving = self.seconds_waiting = 0.0
 
-    def _check(self, bucket_bytes: int, units: Chosen | None) -> None:
+    def _check(self, bucket_bytes: int | None, units: Chosen | None) -> None:
         """Refuse what makes no sense."""
         if self.stage not in STAGES:
             raise UsageError(f"ZeRO has stages 0, 1, 2 and 3, and not {self.stage!r}")
@@ -152,6 +168,8 @@ class ZeRO:
         check_settings("ZeRO", bucket_bytes, self.algorithm, verbs)
         if self.max_norm is not None and not self.max_norm > 0:
             raise UsageError(f"the largest norm must be positive, got {self.max_norm}")
+        if self.max_value is not None and not self.max_value > 0:
+            raise UsageError(f"the largest value must be positive, got {self.max_value}")
         if self.finite_only and self.max_norm is None:
             raise UsageError(
                 "finite_only judges a step by its norm: give max_norm too (math.inf clips nothing)"
@@ -162,7 +180,7 @@ class ZeRO:
         optimized = {id(p) for p in self.optimizer.parameters if p.requires_grad}
         missing = [name for p, name in names.items() if p not in optimized]
         foreign = len(optimized - set(names))
-        if not names or missing or foreign:
+        if missing or foreign or not (names or self.optimizer.part or self.is_part):
             raise UsageError(
                 f"the optimizer lacks {len(missing)} of the module's {len(names)} trained parameters "
                 f"({', '.join([*missing[:3], '…'])}) and has {foreign} others; "
@@ -171,29 +189,36 @@ class ZeRO:
 
     # ----- Sharing out -----
 
-    def _lay_out(self, bucket_bytes: int, units: Chosen | None, starts: Starts) -> None:
+    def _lay_out(
+        self, bucket_bytes: int | None, units: Chosen | None, starts: Starts, device: str
+    ) -> None:
         """Give parameters and gradients their places, and take the values from rank 0."""
         how: dict[str, Any] = {"algorithm": self.algorithm, "track": self.meter.track}
         axes = (self.replicas, self.world)
         trained = [parameter for parameter in self._roster.parameters if parameter.requires_grad]
+        nothing = []
+        if not trained:  # takes part in all messages nevertheless
+            here = next((p.device for p in self._roster.parameters if p.device != "shapes"), device)
+            trained = nothing = [Parameter([], dtype="float32", device=here)]
         self._parameters: WholeParameters | UnitParameters
         self._gradients: WholeGradients
         if self.stage < 3:
-            self.buckets = cut(trained, self.owners, bucket_bytes)
+            size = bucket_bytes or (None if self.stage == 2 else BUCKET_BYTES)
+            self.buckets = cut(trained, self.owners, size)
             self._offload.reserve(self.buckets)
             self._parameters = WholeParameters(self.buckets, self.owners, starts, **how)
             self._parameters.take_over(axes)
             kind = (WholeGradients, ScatteredGradients, PooledGradients)[self.stage]
             self._gradients = kind(self.buckets, self.world, **how)
         else:
-            found, root = find_units(self.module, units, self.world)
-            apart = [root.bucket] if root else []
-            self.buckets = [*(unit.bucket for unit in reversed(found)), *apart]
+            found, root = find_units(self.module, units, self.world, beside=nothing)
+            apart = [root.bucket] if root and root.bucket else []
+            self.buckets = [*(unit.bucket for unit in reversed(found) if unit.bucket), *apart]
             self._offload.reserve(self.buckets)
             gathered = UnitParameters(self.module, found, root, self.world, **how)
             gathered.take_over(axes, starts)
-            pooled = PooledGradients(self.buckets, self.world, apart=apart, patient=gathered.may_wait, **how)
-            gathered.passed = pooled.send_through
+            pooled = UnitGradients(self.buckets, self.world, apart=apart, patient=gathered.may_wait, **how)
+            gathered.passed, gathered.reordered = pooled.pass_by, pooled.reorder
             self._parameters, self._gradients = gathered, pooled
 
     def _share_out(self, master: Any) -> None:
@@ -215,11 +240,16 @@ class ZeRO:
             reduce=(lambda array: self.owners.all_reduce(array)) if self.owners.size > 1 else None,
             allocate=self._offload.allocate,
             master=master,
+            refusal=f"{self.world.name}: ZeRO sums gradients over ranks before its optimizer's step; call "
+            "zero.step() in place of optimizer.step() or scaler.step(optimizer)",
         )
+        elsewhere = self.stage < 3 and (self.optimizer.has_master or self._offload.keeps_values)
+        self._seal = Seal([self._parameters.shown(bucket) for bucket in self.buckets] if elsewhere else [])
         self._round_off_masters()
 
     def _round_off_masters(self) -> None:
         """Bring master copies in line with values that others changed: rank 0's, or loaded ones."""
+        self._seal.renew()
         if not self.optimizer.has_master:
             return
         for parameter, state in zip(self.optimizer.parameters, self.optimizer.shard_state(), strict=True):
@@ -254,6 +284,7 @@ class ZeRO:
         begins with no gradients.
         """
         self._roster.check(self.world.name)
+        self._seal.check(self.world.name)
         self._parameters.end_round()
         used = self._gradients.finish()
         gradients = [self._gradients.gradient(filling) for filling in self._gradients.fillings]
@@ -269,6 +300,7 @@ class ZeRO:
                     self._shards[id(parameter)].filled = used[number]
 
         self._offload.step(fill, scale, skip, self._parameters.publish)
+        self._seal.renew()
         self._gradients.forget()
         if self.scaler is not None:
             self.scaler.update()
@@ -291,6 +323,8 @@ class ZeRO:
                 skip = xp.asarray(xp.logical_not(xp.isfinite(norm)))
             clip = clip_coefficient(norm, self.max_norm)
             scale = clip if scale is None else clip * scale
+        if self.max_value is not None:  # of entries that the optimizer multiplies by `scale` as it reads them
+            clip_values(gradients, self.max_value if scale is None else self.max_value / scale)
         return norm, scale, skip
 
     def _norm(self, gradients: list[Array]) -> Array:
@@ -310,61 +344,23 @@ class ZeRO:
         owners.all_reduce(squares)
         return xp.asarray(xp.sqrt(xp.sum(squares)))
 
-    # ----- Whole values, and checkpoints -----
+    # ----- Whole values -----
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """All parameters whole inside the block, to be read or loaded; all ranks enter it together.
 
-        An update that is under way is finished first. At stage 3 they lie in memory of their own meanwhile,
-        and a graph from before cannot be walked afterwards.
+        They are those that the model computes with: a delayed update that is under way stays so, except for
+        entries that are written in the block. At stage 3 they lie in memory of their own meanwhile, and a
+        graph from before cannot be walked afterwards.
         """
+        try:
+            with self._offload.watched(), self._parameters.gathered():
+                yield
+        finally:
+            self._round_off_masters()
+
+    def settle(self) -> None:
+        """Take a delayed update that is under way now, at the end of training; all ranks call it together."""
         self._offload.settle(self._parameters.publish)
-        with self._parameters.gathered():
-            yield
-        self._offload.values_changed()
-        self._round_off_masters()
-
-    def pieces(self) -> list["Piece"]:
-        """What this rank contributes to a checkpoint, and asks of one: arrays that may be written to.
-
-        "model.NAME" for parameters and persistent buffers, "optimizer.NAME.STATE" for the optimizer's state.
-        An update that is under way is finished first. After loading call `loaded`.
-        """
-        from minigrad.dist.checkpoint import Piece
-
-        self._offload.settle(self._parameters.publish)
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        found = []
-        for bucket in self.buckets:
-            own = self._parameters.shown(bucket)
-            whole = own.size == bucket.size
-            ranges = [(0, p.size) for p in bucket.parameters] if whole else bucket.ranges()
-            parts = [view.reshape(-1) for view in bucket.views(own)] if whole else bucket.pieces(own)
-            for parameter, (start, stop), part in zip(bucket.parameters, ranges, parts, strict=True):
-                found.append(Piece(f"model.{names[id(parameter)]}", parameter.shape, start, stop, part))
-        frozen = [(name, p) for name, p in self.module.named_parameters() if not p.requires_grad]
-        kept = [(name, b) for name, b in self.module.named_buffers() if b.persistent]
-        for name, tensor in [*frozen, *kept]:
-            found.append(Piece(f"model.{name}", tensor.shape, 0, tensor.size, tensor.data.reshape(-1)))
-        for parameter, state in zip(self.optimizer.parameters, self.optimizer.shard_state(), strict=True):
-            shard = self._shards.get(id(parameter))
-            for kind in self.optimizer.all_state_names if shard is not None else ():
-                name = f"optimizer.{names[id(parameter)]}.{kind}"
-                found.append(Piece(name, parameter.shape, shard.start, shard.stop, state[kind]))  # type: ignore[union-attr]
-        return found
-
-    def state(self) -> dict[str, Any]:
-        """What belongs to a checkpoint beside its arrays, as JSON: steps by name, and the loss scale."""
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        numbers = zip(self.optimizer.parameters, self.optimizer.steps, strict=True)
-        steps = {names[id(parameter)]: number for parameter, number in numbers}
-        return {"steps": steps, "scaler": {} if self.scaler is None else self.scaler.state_dict()}
-
-    def loaded(self, state: dict[str, Any]) -> None:
-        """Go on from arrays that were loaded into `pieces()`, and from what `state()` gave."""
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        self.optimizer.set_steps([state["steps"].get(names[id(p)], 0) for p in self.optimizer.parameters])
-        if self.scaler is not None and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self._offload.values_changed()
+        self._seal.renew()

@@ -9,27 +9,32 @@ The stages differ in what a rank keeps and for how long:
 
 The backward walk reaches the last layers first, so buckets are cut from the end. As soon as the gradients of
 a bucket are final its reduction is started, and the walk goes on; hooks move on what is under way, because
-messages do not move by themselves. All ranks start them in the same order, however their walks differ.
+messages do not move by themselves. All ranks start them in the same order, however their walks differ: the
+one in which the first walk of rank 0 (or the first rank that has one) will finish them, which its graph
+tells before it begins. No bucket waits for a parameter that the walk does not reach: a step has one walk, or
+says before its others that they are not the last.
 
 Li et al. 2020, PyTorch Distributed: Experiences on Accelerating Data Parallel Training, sections 3.2 and 4.2;
 Rajbhandari et al. 2020, ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, §5.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
+from weakref import WeakMethod
 
 import numpy as np
 
 from minigrad.dist.contiguous import Pool
-from minigrad.dist.partition import Bucket, side_by_side
+from minigrad.dist.partition import Bucket, agreed_order, side_by_side
 from minigrad.dist.request import Request, done
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
-from minigrad.graph import Leaf
+from minigrad.graph import Leaf, Node, state
+from minigrad.nn.utils import SummingHook
 
 POOLED_AT_ONCE = 2  # one bucket is filled while the one before it travels
 
@@ -63,6 +68,7 @@ class WholeGradients:
     """Keeps all gradients and all-reduces each bucket; the other stages change what happens to a bucket.
 
     quiet            while true, walks only add to this rank's gradients
+    whole            whether parameters show sums over all ranks, and nothing of them is on its way
     seconds_driving  since the latest `finish`: in backward walks, to start messages and move them on
     seconds_waiting  of the latest `finish`: where nothing else goes on. Both together are what communication
                      cost; on thread ranks they contain the time in which other ranks computed
@@ -83,7 +89,7 @@ class WholeGradients:
         self.world = world
         self.how: dict[str, Any] = {"purpose": "gradients", "algorithm": algorithm}
         self.track = track or (lambda category, array: array)
-        self.quiet = False
+        self.quiet = self.whole = self._begun = False
         self.seconds_driving = self.seconds_waiting = 0.0
         self.fillings: list[Filling] = []
         self._sent = self._arrived = self._count = 0
@@ -93,8 +99,13 @@ class WholeGradients:
             self._count += len(bucket.parameters)
             for number, parameter in zip(filling.numbers, bucket.parameters, strict=True):
                 parameter.zero_grad()
-                leaf_of(parameter).hooks.append(partial(self._final, filling, number))
+                hook = SummingHook(self._final, filling, number)
+                hook.check_whole = self.check_whole
+                leaf_of(parameter).hooks.append(hook)
         self._used = np.zeros(self._count, dtype=bool)
+        self._order, self._agreed = list(self.fillings), False  # in which buckets are sent, on all ranks
+        watching = (watcher for watcher in state.watchers if watcher() is not None)
+        state.watchers = (*watching, WeakMethod(self._before_walk))
         self._lay_out()
 
     # ----- What a stage decides -----
@@ -125,18 +136,59 @@ class WholeGradients:
 
     # ----- Within the backward walk -----
 
+    def _before_walk(self, nodes: Sequence[Node], leaves: Container[Node]) -> None:
+        """A walk of this thread is about to visit these nodes, and to deliver to these leaves."""
+        if self.quiet:
+            return
+        met = set(nodes)
+        missing = [
+            (filling, number)
+            for filling in self.fillings
+            for number, p, leaf in zip(
+                filling.numbers, filling.bucket.parameters, filling.leaves, strict=True
+            )
+            if leaf not in leaves and leaf not in met
+            if p.node is leaf  # else a pipeline delivers there after the walk: stages share it
+        ]
+        if len(missing) == self._count:
+            return  # it is another model's
+        if not self._agreed:
+            self._agree_on_order(nodes, leaves)
+        for filling, number in missing:
+            filling.waits_for.discard(number)
+
+    def _agree_on_order(self, nodes: Sequence[Node] = (), leaves: Container[Node] = ()) -> None:
+        """Send buckets, from now on, in the order in which this walk of the first rank finishes them."""
+        owners = {leaf: filling for filling in self.fillings for leaf in filling.leaves}
+        turns: dict[Filling, float] = {}
+        for turn, node in enumerate(nodes):
+            final = [node, *(edge for edge in node.inputs if edge is not None and edge in leaves)]
+            turns.update((owners[leaf], float(turn)) for leaf in final if leaf in owners)  # the last counts
+        self._agreed = True
+        numbers = agreed_order([turns.get(filling) for filling in self.fillings], self.world)
+        self._order = [self.fillings[number] for number in numbers]
+
     def _final(self, filling: Filling, number: int) -> None:
         """A gradient is final: send what is complete, and move on what is under way."""
+        self.whole, self._begun = False, True
         if self.quiet:
             return
         start = time.perf_counter()
         if filling.request is not None:
             raise self.late(filling, number)
         filling.waits_for.discard(number)
-        while self._sent < len(self.fillings) and not self.fillings[self._sent].waits_for:
-            self._send(self.fillings[self._sent])
+        while self._sent < len(self._order) and not self._order[self._sent].waits_for:
+            self._send(self._order[self._sent])
         self._advance()
         self.seconds_driving += time.perf_counter() - start
+
+    def check_whole(self) -> None:
+        """Raises UsageError while parameters do not show sums over ranks."""
+        if not self.whole:
+            raise UsageError(
+                f"{self.world.name}: gradients that are not summed over ranks yet cannot be clipped: behind "
+                "DataParallel do it after synchronize(); give max_norm or max_value to ZeRO, which clips"
+            )
 
     def late(self, filling: Filling, number: int) -> CommunicationError:
         """The error for a gradient that comes when the others of its bucket are gone."""
@@ -164,12 +216,12 @@ class WholeGradients:
     def send_through(self, count: int) -> None:
         """Send the first `count` buckets: nothing more comes for them in this round."""
         while self._sent < count:
-            self._send(self.fillings[self._sent])
+            self._send(self._order[self._sent])
 
     def _advance(self) -> None:
         """Look after the messages under way."""
         while self._arrived < self._sent:
-            filling = self.fillings[self._arrived]
+            filling = self._order[self._arrived]
             if not filling.request.test():  # type: ignore[union-attr]  # it was sent
                 return
             self._arrived += 1
@@ -177,7 +229,7 @@ class WholeGradients:
 
     def _wait(self) -> None:
         """Wait for the oldest message under way."""
-        filling = self.fillings[self._arrived]
+        filling = self._order[self._arrived]
         filling.request.wait()  # type: ignore[union-attr]  # it was sent
         self._arrived += 1
         self._settle(filling)
@@ -195,10 +247,13 @@ class WholeGradients:
 
     def flush(self) -> None:
         """End a round: send all that was not sent, and wait until everything is summed."""
+        if not self._agreed:
+            self._agree_on_order()
         self.send_through(len(self.fillings))
         while self._arrived < self._sent:
             self._wait()
         self._sent = self._arrived = 0
+        self._begun = False
         for filling in self.fillings:
             filling.reset()
 
@@ -221,6 +276,7 @@ class WholeGradients:
         """Let the next walk begin anew. What was sent already is waited for: all ranks do this alike."""
         if self._sent:
             self.flush()
+        self._begun = False
         for filling in self.fillings:
             filling.reset()
             for leaf in filling.leaves:
@@ -249,26 +305,18 @@ class ScatteredGradients(WholeGradients):
 class PooledGradients(ScatteredGradients):
     """Keeps the sums of this rank's pieces only; buckets are filled in buffers that go round.
 
-    A walk that reaches parameters in another order than the reverse of their declaration, or leaves one of
-    the last declared out, needs more buffers until the round ends.
+    Two are enough where a walk has no more than two buckets at a time that are begun and not finished, and
+    comes by them in the order of rank 0's first walk; otherwise it takes more, until the round ends.
 
     apart    buckets that are filled all through a walk, and have a buffer each
     patient  whether a walk may wait for a bucket to arrive, rather than take one buffer more
     """
 
     advice = "step() after each walk, or run each but the last in a `with zero.no_sync():` of its own"
+    apart: frozenset[Bucket] = frozenset()
 
-    def __init__(
-        self,
-        buckets: Sequence[Bucket],
-        world: World,
-        *,
-        apart: Sequence[Bucket] = (),
-        patient: Callable[[], bool] = lambda: True,
-        **how: Any,
-    ) -> None:
-        self.apart, self.patient = frozenset(apart), patient
-        super().__init__(buckets, world, **how)
+    def patient(self) -> bool:
+        return True
 
     def _lay_out(self) -> None:
         buckets = [filling.bucket for filling in self.fillings]
@@ -362,3 +410,37 @@ class PooledGradients(ScatteredGradients):
                 leaf.buffer = None
             if filling.flat is not None:
                 self._close(filling)
+
+
+class UnitGradients(PooledGradients):
+    """Buckets that are units: who gathers these says in which order they come, and what a walk has passed.
+
+    apart    buckets that are filled all through a walk, and have a buffer each
+    patient  whether a walk may wait for a bucket to arrive, rather than take one buffer more
+    """
+
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        world: World,
+        *,
+        apart: Sequence[Bucket],
+        patient: Callable[[], bool],
+        **how: Any,
+    ) -> None:
+        self.apart, self.patient = frozenset(apart), patient  # type: ignore[method-assign]
+        super().__init__(buckets, world, **how)
+        self._agreed = True
+
+    def pass_by(self, count: int, walks: bool) -> None:
+        """The first `count` buckets are left behind; for good, unless by a walk that is for inputs only."""
+        if self._begun or not walks:
+            self.send_through(count)
+
+    def _before_walk(self, nodes: Sequence[Node], leaves: Container[Node]) -> None:
+        """What a walk does not reach is sent when it has passed the unit."""
+
+    def reorder(self, buckets: Sequence[Bucket]) -> None:
+        """From now on send these in this order, and then those that are apart."""
+        turns = {bucket: turn for turn, bucket in enumerate(buckets)}
+        self._order.sort(key=lambda filling: turns.get(filling.bucket, len(turns)))

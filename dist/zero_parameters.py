@@ -20,27 +20,27 @@ Starts = Mapping[int, Start]  # how parameters without values begin, by their id
 
 @contextmanager
 def standing(module: Module, device: str) -> Iterator[Starts]:
-    """Inside the block trained parameters that have shapes only stand on `device`, where they hold nothing.
+    """Inside the block what has shapes only stands on `device`, where it holds nothing.
 
-    Their values are written by `begin`, wherever these are to lie. Parameters that got no place in the block,
-    because something was refused, have shapes only again.
+    Its values are written by `begin`, wherever they are to lie. What got no place in the block, because
+    something was refused or it is not shared out, has shapes only again.
     """
     xp = backend.of_device(device)
     found = unfilled(module, device=device).values()
-    trained = [(parameter, start, parameter.data) for parameter, start in found if parameter.requires_grad]
-    for parameter, _, _ in trained:
+    shapes = [tensor.data for tensor, _ in found]
+    for tensor, _ in found:
         with xp.on(device):
-            nothing = xp.empty((), dtype=parameter.dtype)
-        parameter.data = xp.broadcast_to(nothing, parameter.shape)
-    stand_ins = [parameter.data for parameter, _, _ in trained]
+            nothing = xp.empty((), dtype=tensor.dtype)
+        tensor.data = xp.broadcast_to(nothing, tensor.shape)
+    stand_ins = [tensor.data for tensor, _ in found]
     try:
-        yield {id(parameter): start for parameter, start, _ in trained}
+        yield {id(tensor): start for tensor, start in found}
     finally:
-        for (parameter, _, shape), stand_in in zip(trained, stand_ins, strict=True):
-            if parameter.data is stand_in:
-                parameter.data = shape
+        for (tensor, _), shape, stand_in in zip(found, shapes, stand_ins, strict=True):
+            if tensor.data is stand_in:
+                tensor.data = shape
             else:
-                parameter.start = None
+                tensor.start = None
 
 
 def begin(parameter: Parameter, place: Array, starts: Starts) -> None:
@@ -55,7 +55,10 @@ class WholeParameters:
     """Keeps every parameter whole, always; after a step each rank hands its own pieces to the others.
 
     seconds  spent to do that, since somebody set it to zero
+    frozen   buckets of what is not trained: it stays where it was
     """
+
+    frozen: Sequence[Bucket] = ()
 
     def __init__(
         self,

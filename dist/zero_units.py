@@ -1,13 +1,17 @@
 """Parameters as shards (stage 3): a unit is whole only while it is used, forward and again backward.
 
-All ranks gather the same units in the same order, whatever of them they use: forward in the order of
-declaration, backward the other way round, each one ahead of its use. A rank that leaves a unit out, or has no
-walk at all in a step, takes part nevertheless. A unit used out of that order (again, or by a checkpoint that
-spans three) is gathered once more; that has to happen on all ranks alike.
+All ranks gather the same units in the same order, whatever of them they use: forward in the order in which
+rank 0 used them first in its first pass, backward the other way round, each one ahead of its use. In the
+first pass rank 0 (or the first rank that has a walk) leads: it goes by the order of declaration, turns back
+where it has to, and tells the others. A rank that leaves a unit out, or has no walk at all in a step, takes
+part nevertheless. A unit used out of that order (again, or by a checkpoint that spans three) is gathered once
+more; that has to happen on all ranks alike. Frozen parameters are gathered with the unit that they are in.
 
-The units share one memory, in which each has its place for good: even ones at its beginning, odd ones at its
-end. It holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of
-weights; they become right again when their unit is gathered again.
+The units share one memory, in which each has its place: even ones at its beginning, odd ones at its end. It
+holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of weights;
+they become right again when their unit is gathered again. The root unit has memory of its own and stays from
+the beginning of a pass to its end, so that what is used first and last (a tied embedding) moves once. In all
+a rank holds no more than its shard, the root, and the two largest neighbours.
 
 Rajbhandari et al. 2020, ZeRO, §5.3 and §7.2.2 (3Ψ per step); Zhao et al. 2023, PyTorch FSDP, §3.3 and §3.4.
 """
@@ -16,12 +20,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
-from minigrad.dist.partition import Bucket
+import numpy as np
+
+from minigrad.dist.partition import Bucket, agreed_order
 from minigrad.dist.request import Request, done
-from minigrad.dist.units import Unit, once, when_walked
-from minigrad.dist.verbs import Array
+from minigrad.dist.units import Part, Unit, once, when_walked
+from minigrad.dist.verbs import Array, pieces
 from minigrad.dist.world import World
 from minigrad.dist.zero_parameters import Starts, Track, begin
 from minigrad.errors import UsageError
@@ -29,12 +36,20 @@ from minigrad.graph import is_grad_enabled
 from minigrad.mutation import mutated
 from minigrad.nn.module import Module
 
+END, NOTHING = (
+    -1,
+    -2,
+)  # of a leader's pass: he has gathered all, or has no walk and hands over to the next rank
+
 
 class UnitParameters:
     """Keeps this rank's pieces of all parameters, and gathers units around their use.
 
-    passed   called with the number of units, from the last, that the walk of a round has left behind for good
-    seconds  spent to gather, since somebody set it to zero
+    passed     called with the number of gradients' buckets that are left behind, and whether by a walk: a
+               rank without one passes by all the same
+    reordered  called with these buckets in the order of a walk
+    frozen     buckets of what is not trained
+    seconds    spent to gather, since somebody set it to zero
     """
 
     def __init__(
@@ -51,9 +66,14 @@ class UnitParameters:
         self.how: dict[str, Any] = {"purpose": "parameters", "algorithm": algorithm}
         self.track = track
         self.units, self.root = list(units), root
-        self.passed: Callable[[int], None] = lambda count: None
+        self.passed: Callable[[int, bool], None] = lambda count, walks: None
+        self.reordered: Callable[[Sequence[Bucket]], None] = lambda buckets: None
         self.seconds = 0.0
-        self._owns = {unit.bucket: unit for unit in self.every}
+        self._parts = {part.bucket: part for unit in self.every for part in unit.parts}
+        self.frozen = [bucket for bucket, part in self._parts.items() if not part.trained]
+        self._uses: list[Unit] | None = []  # of this rank's first pass, until the order is known
+        self._leader, self._led = 0, True  # who leads the first pass, and whether he still does
+        self._moving = False  # whether units take other places when this round ends
         self._resident: list[Unit] = []
         self._direction = ""  # "forward" and "backward" while such a pass is under way
         self._order: list[Unit] = []
@@ -67,11 +87,10 @@ class UnitParameters:
         self._make_room()
         module.register_forward_pre_hook(self._before_model)
         module.register_forward_hook(self._after_model)
-        for number, unit in enumerate(self.units):
-            unit.number = number
-            for part in unit.modules:
-                part.register_forward_pre_hook(partial(self._before_unit, unit))
-                part.register_forward_hook(partial(self._after_unit, unit))
+        for unit in self.units:
+            for one in unit.modules:
+                one.register_forward_pre_hook(partial(self._before_unit, unit))
+                one.register_forward_hook(partial(self._after_unit, unit))
 
     @property
     def every(self) -> list[Unit]:
@@ -79,46 +98,85 @@ class UnitParameters:
 
     def _make_room(self) -> None:
         """Allocate shards, the memory that units share, and the root's."""
-        first = self.every[0].bucket
-        xp, dtype = first.namespace, first.dtype
-        sizes = [unit.bucket.size for unit in self.units]
-        total = max((a + b for a, b in zip(sizes, [*sizes, 0][1:], strict=True)), default=0)
-        self._arena = self.track("parameters", xp.empty(total, dtype=dtype))
-        for number, unit in enumerate(self.units):
-            start = 0 if number % 2 == 0 else total - unit.bucket.size
-            unit.lie(self._arena[start : start + unit.bucket.size], start)
-        if self.root:
-            size = self.root.bucket.size
-            self.root.lie(self.track("parameters", xp.empty(size, dtype=dtype)), total)
-        counts = [unit.bucket.stop - unit.bucket.start for unit in self.every]
-        shards = self.track("parameters", xp.empty(sum(counts), dtype=dtype))
-        for index, unit in enumerate(self.every):
-            start = sum(counts[:index])
-            unit.shard = shards[start : start + counts[index]]
+        kinds: dict[Any, list[Part]] = {}
+        for part in self._parts.values():
+            kinds.setdefault((part.trained, part.bucket.dtype), []).append(part)
+        for parts in kinds.values():
+            counts = [part.bucket.stop - part.bucket.start for part in parts]
+            xp, dtype = parts[0].bucket.namespace, parts[0].bucket.dtype
+            shards = self.track("parameters", xp.empty(sum(counts), dtype=dtype))
+            for part, shard in zip(parts, pieces(shards, counts), strict=True):
+                part.shard = shard
+        for part in self.root.parts if self.root else []:
+            bucket = part.bucket
+            part.lie(self.track("parameters", bucket.namespace.empty(bucket.size, dtype=bucket.dtype)))
+        self._make_places()
+
+    def _make_places(self) -> None:
+        """Give units their places, of each dtype: any two neighbours fit beside each other."""
+        namespaces = {}
+        for part in (part for unit in self.units for part in unit.parts):
+            namespaces[part.bucket.dtype] = part.bucket.namespace
+            part.lie(None)  # what was there before goes first
+        self._arenas = []
+        for dtype, xp in namespaces.items():
+            sizes = [unit.size(dtype) for unit in self.units]
+            total = max(a + b for a, b in zip(sizes, [*sizes, 0][1:], strict=True))
+            arena = self.track("parameters", xp.empty(total, dtype=dtype))
+            for number, unit in enumerate(self.units):
+                unit.number = number
+                unit.lie(arena, 0 if number % 2 == 0 else total - sizes[number])
+            self._arenas.append(arena)
 
     def take_over(self, axes: Sequence[World], starts: Starts) -> None:
         """Let all ranks begin with the values of each axis' rank 0, and keep their pieces only: unit by unit,
         so that of parameters without values no more than one unit is ever filled.
         """
-        for unit in self.every:
-            bucket = unit.bucket
-            for parameter, view in zip(bucket.parameters, bucket.views(unit.flat), strict=True):
+        for bucket, part in self._parts.items():
+            for parameter, view in zip(bucket.parameters, bucket.views(part.flat), strict=True):
                 begin(parameter, view, starts)
             for axis in axes:
-                axis.broadcast(unit.flat, purpose="parameters")
-            unit.shard[...] = bucket.own(unit.flat)
-            unit.detach()
+                axis.broadcast(part.flat, purpose="parameters")
+            part.shard[...] = bucket.own(part.flat)
+            part.detach()
 
     def own(self, bucket: Bucket) -> Array:
         """The values of this rank's piece of a bucket, flat: a view."""
-        return self._owns[bucket].shard
+        return self._parts[bucket].shard
 
     shown = own
 
     # ----- Gathering -----
 
+    @property
+    def _learning(self) -> bool:
+        """Whether this is the first pass."""
+        return self._uses is not None and self._direction == "forward"
+
+    @property
+    def _following(self) -> bool:
+        return self._learning and self.world.rank != self._leader
+
+    def _tell(self, number: int = END) -> int:
+        """In the first pass: which unit the leader gathers now."""
+        told = np.array([number], dtype=np.int64)
+        self.world.broadcast(told, root=self._leader, purpose="control")
+        self._leader += told[0] == NOTHING
+        return int(told[0])
+
+    def _follow(self, unit: Unit | None) -> None:
+        """Gather what the leader gathers, until this unit is whole, or the leader's pass is over."""
+        while self._following and self._led and not (unit and unit.whole):
+            number = self._tell()
+            self._led = number != END
+            if number >= 0:
+                self._start(self.units[number])
+                self._receive(self.units[number])
+
     def _start(self, unit: Unit) -> None:
         """Start to gather a unit, in place of what lies there."""
+        if self._learning and not self._following and unit is not self.root:
+            self._tell(unit.number)
         for other in [r for r in self._resident if r.overlaps(unit)]:
             if other.active:
                 raise UsageError(
@@ -126,31 +184,40 @@ class UnitParameters:
                     "one place (ZeRO stage 3); make one unit of them: ZeRO(units=[...])"
                 )
             self._drop(other)
-        start, counts = time.perf_counter(), unit.bucket.counts
-        if self.world.size > 1:
-            unit.request = self.world.start_all_gather(unit.shard, unit.flat, counts=counts, **self.how)
-        else:
-            unit.flat[...] = unit.shard
-            unit.request = Request(done)
+        start = time.perf_counter()
+        for part in unit.parts:
+            counts = part.bucket.counts
+            if self.world.size > 1:
+                request = self.world.start_all_gather(part.shard, part.flat, counts=counts, **self.how)
+            else:
+                part.flat[...] = part.shard
+                request = Request(done)
+            unit.requests.append(request)
         self._resident.append(unit)
         self.seconds += time.perf_counter() - start
 
     def _gather(self, unit: Unit) -> None:
         """See to it that a unit is whole."""
+        if self._following and unit is not self.root:
+            self._follow(unit)
         if not unit.whole:
-            if unit.request is None:
+            if not unit.requests:
                 self._start(unit)
-            assert unit.request is not None
-            start = time.perf_counter()
-            unit.request.wait()
-            self.seconds += time.perf_counter() - start
-            unit.request, unit.whole = None, True
+            self._receive(unit)
+
+    def _receive(self, unit: Unit) -> None:
+        """Wait for a unit that is on its way."""
+        start = time.perf_counter()
+        for request in unit.requests:
+            request.wait()
+        self.seconds += time.perf_counter() - start
+        unit.requests.clear()
+        unit.whole = True
 
     def _drop(self, unit: Unit) -> None:
         """Let the memory of a unit be used by another."""
-        if unit.request is not None:
-            unit.request.wait()
-        unit.request, unit.whole = None, False
+        self._receive(unit)
+        unit.whole = False
         unit.detach()
         self._resident.remove(unit)
 
@@ -161,7 +228,7 @@ class UnitParameters:
     def _prefetch(self) -> None:
         """Start the next unit in order, if its place is not in use."""
         unit = self._order[self._next] if self._next < len(self._order) else None
-        if unit is None or unit.whole or unit.request is not None:
+        if unit is None or unit.whole or unit.requests or self._learning:
             return
         for other in self._resident:
             needed = self._direction == "backward" and self._place(other) >= self._behind
@@ -185,7 +252,7 @@ class UnitParameters:
 
     def _advance(self, stop: int, *, walking: bool = False) -> None:
         """Gather the units in order, up to `stop` of them. A walk that gets to one has left those before."""
-        while self._next < stop:
+        while self._next < stop and not self._following:
             if walking:
                 self._leave(self._next)
             self._gather(self._order[self._next])
@@ -212,14 +279,35 @@ class UnitParameters:
         """A walk has left the first `count` units behind."""
         self._behind = max(self._behind, count)
         if self.in_order():
-            self.passed(count)
+            self.passed(sum(unit.bucket is not None for unit in self._order[:count]), self._walked > 0)
 
     def _end(self) -> None:
         """End the pass under way: take part in gathering what this rank left out."""
         if self._direction:
             self._complete = self._complete and self._next == len(self.units)
             self._advance(len(self.units), walking=self._direction == "backward")
+            if self._learning:
+                self._settle_order()
             self._direction = ""
+
+    def _settle_order(self) -> None:
+        """From now on, go through units in the order of the leader's uses in the pass that ends. They move
+        when the round is over, for a graph holds on to their places.
+        """
+        self._follow(None)
+        if not self._following and self._led:
+            self._tell(END if self._uses or self._leader + 1 == self.world.size else NOTHING)
+            self._follow(None)
+        uses, self._uses = self._uses or [], None
+        turns = {unit: float(index) for index, unit in reversed(list(enumerate(uses)))}
+        order = agreed_order([turns.get(unit) for unit in self.units], self.world)
+        self._moving = order != sorted(order)
+        self.units = [self.units[number] for number in order]
+        for number, unit in enumerate(self.units):
+            unit.number = number
+        self._regular = all(a.number < b.number for a, b in pairwise(uses))
+        self._complete = len(turns) == len(self.units)
+        self.reordered([unit.bucket for unit in reversed(self.units) if unit.bucket])
 
     # ----- Forward -----
 
@@ -246,6 +334,8 @@ class UnitParameters:
                 if self._recomputed is None:
                     self._behind = max(self._behind, self._entered)
                 self._recomputed = unit
+            elif self._uses is not None and unit not in self._uses[-1:]:
+                self._uses.append(unit)
             self._reach(unit)
             unit.active += 1
 
@@ -263,13 +353,22 @@ class UnitParameters:
         self._walked += 1
         self._begin("backward")
 
-    def _walk_into(self, unit: Unit) -> None:
-        """A pull walk has come to a unit: those after it are behind."""
+    def _walk_into(self, unit: Unit) -> Callable[[], None] | None:
+        """A pull walk has come to a unit: those after it are behind. Returns what another walk is to call that
+        goes through this one, if by then other units may lie in the place of its weights.
+        """
         if self._direction != "backward":
             self._begin_backward()
         if unit is self._recomputed:
             self._recomputed = None
         self._reach(unit, walking=True)
+        return self._refuse_second if len(self.units) > 2 else None
+
+    def _refuse_second(self) -> None:
+        raise UsageError(
+            f"{self.world.name}: a walk goes through a derivative that was itself taken by a walk (as in a "
+            "gradient penalty), whose weights are not gathered any more (ZeRO stage 3); use stage 0, 1 or 2"
+        )
 
     def in_order(self) -> bool:
         """Whether this round's walk goes through all units once, in the order in which they are declared."""
@@ -282,7 +381,9 @@ class UnitParameters:
     # ----- After it -----
 
     def end_round(self) -> None:
-        """Take part in what other ranks gathered in this round, if this one had no walk; then forget all."""
+        """Take part in what other ranks gathered in this round, if this one had no walk; then forget all, and
+        let the units move.
+        """
         if not self._recorded and self.world.size > 1:
             self._begin("forward")
             self._end()
@@ -291,6 +392,10 @@ class UnitParameters:
         if not self._walked and self.world.size > 1:
             self._begin("backward")
         self.forget()
+        if self._moving:
+            self._moving = False
+            self.publish()
+            self._make_places()
 
     def forget(self) -> None:
         """Begin a new round."""
@@ -302,7 +407,7 @@ class UnitParameters:
 
     def publish(self) -> None:
         """The values changed: what a graph from before saved is no longer right."""
-        for flat in (self._arena, *([self.root.flat] if self.root else [])):
+        for flat in (*self._arenas, *(part.flat for part in (self.root.parts if self.root else []))):
             mutated(flat)
 
     @contextmanager
@@ -314,19 +419,18 @@ class UnitParameters:
         if self._direction:
             raise UsageError(f"{self.world.name}: gathered() came in the middle of a walk; finish it first")
         flats = []
-        for unit in self.every:
-            bucket = unit.bucket
+        for bucket, part in self._parts.items():
             flat = self.track("parameters", bucket.namespace.empty(bucket.size, dtype=bucket.dtype))
-            self.world.all_gather(unit.shard, flat, counts=bucket.counts, **self.how)
-            unit.attach(bucket.views(flat))
+            self.world.all_gather(part.shard, flat, counts=bucket.counts, **self.how)
+            part.attach(bucket.views(flat))
             flats.append(flat)
         self._open = True
         try:
             yield
         finally:
             self._open = False
-            for unit, flat in zip(self.every, flats, strict=True):
-                unit.shard[...] = unit.bucket.own(flat)
-                unit.detach()
+            for (bucket, part), flat in zip(self._parts.items(), flats, strict=True):
+                part.shard[...] = bucket.own(flat)
+                part.detach()
             self._drop_all()
             self.publish()

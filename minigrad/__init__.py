@@ -11,7 +11,7 @@ if not (Path(__file__).parent / "nn" / "__init__.py").is_file():
     # A checkout without links: nn/ and dist/ lie beside this folder.
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
-from minigrad import errors, mutation, ops, random, testing
+from minigrad import errors, linalg, mutation, ops, random, testing
 from minigrad.allocator import keep_freed_memory
 from minigrad.backend import boolean as bool
 from minigrad.backend import (
@@ -31,6 +31,7 @@ from minigrad.backend import (
 from minigrad.checkpoint import checkpoint
 from minigrad.checkpoint_sequence import checkpoint_sequence
 from minigrad.cost import Cost, cost
+from minigrad.derivatives import grad, gradients, hessian, hvp, jacobian, value_and_grad
 from minigrad.draw_graph import draw_graph, graph_dot
 from minigrad.graph import enable_grad, fused_operations, is_grad_enabled, no_grad
 from minigrad.interop import from_dlpack
@@ -49,10 +50,11 @@ from minigrad.ops.products import *  # noqa: F403
 from minigrad.ops.rearranging import *  # noqa: F403
 from minigrad.ops.resampling import *  # noqa: F403
 from minigrad.ops.selecting import *  # noqa: F403
+from minigrad.ops.sets import *  # noqa: F403
 from minigrad.ops.types import *  # noqa: F403
 from minigrad.ops.windows import *  # noqa: F403
 from minigrad.tensor import Tensor
-from minigrad.transforms import grad, gradients, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+from minigrad.transforms import jvp, vjp
 
 if not TYPE_CHECKING:
     from minigrad.interop import refused as __getattr__
@@ -87,6 +89,7 @@ __all__ = [
     "jacobian",
     "jvp",
     "keep_freed_memory",
+    "linalg",
     "mutation",
     "no_grad",
     "ops",

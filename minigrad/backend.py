@@ -9,6 +9,7 @@ libraries join through `register`.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -27,6 +28,12 @@ float16, float32, float64 = numpy.dtype("float16"), numpy.dtype("float32"), nump
 int8, int16, int32, int64 = (numpy.dtype(name) for name in ("int8", "int16", "int32", "int64"))
 uint8, uint16, uint32, uint64 = (numpy.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64"))
 boolean = numpy.dtype("bool")
+
+
+def no_arrays(index: Any) -> bool:
+    """Whether an index is of numbers, slices, None and Ellipsis only: whether it names no place twice."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts)
 
 
 class Namespace(Windows, Special, LinearAlgebra, Selecting):
@@ -57,13 +64,14 @@ class Namespace(Windows, Special, LinearAlgebra, Selecting):
         """Add `values` into `zeros(shape)[index]`: the transpose of reading by index, right for repeated
         entries too.
         """
-        out = self.zeros(shape, dtype=values.dtype)
-        parts = index if isinstance(index, tuple) else (index,)
-        if all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
+        if no_arrays(index):
+            out = self.zeros(shape, dtype=values.dtype)
             out[index] = values
-        else:
-            self.add.at(out, index, values)
-        return out
+            return out
+        size = math.prod(shape)
+        places = self.reshape(self.arange(size), shape)[index]
+        out = self.add_at(self.reshape(values, (-1, 1)), self.reshape(places, (-1,)), size)
+        return self.reshape(out, shape)
 
     def device(self, array: Array) -> str:
         """The name of the device that an array lies on."""
@@ -94,6 +102,16 @@ class NumpyNamespace(HostLinearAlgebra, HostSelecting, Namespace):
     def __init__(self) -> None:
         super().__init__(numpy)
         self.take_special(HOST_SPECIAL)
+
+    def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
+        made = numpy.matmul(x, y, out=out)
+        if made.dtype is x.dtype or out is not None:
+            return made
+        return made.astype(numpy.result_type(x, y), copy=False)  # float32, of bfloat16
+
+    def vecdot(self, x: Array, y: Array) -> Array:
+        made = numpy.vecdot(x, y)
+        return made if made.dtype is x.dtype else made.astype(numpy.result_type(x, y), copy=False)
 
 
 _namespaces: dict[type, Namespace] = {}
@@ -175,6 +193,8 @@ def asarray(data: Any, *, dtype: Any = None, device: str | None = None) -> Array
 
 def real_dtype(dtype: Any) -> Any:
     """`dtype` as an object. Raises DTypeError for all but real numbers and booleans."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return bfloat16()
     try:
         found = numpy.dtype(dtype)
     except TypeError as error:
@@ -182,14 +202,24 @@ def real_dtype(dtype: Any) -> Any:
     if found.kind not in "fiub" and found.name != "bfloat16":
         hint = "; complex numbers are left out for now" if found.kind == "c" else ""
         raise DTypeError(f"expected real numbers or booleans, got data of type {found}{hint}")
-    return found
+    return found if found.isnative else found.newbyteorder("=")
+
+
+def bfloat16() -> Any:
+    """The dtype of that name, which ml_dtypes brings. Raises DTypeError where that is not installed."""
+    try:
+        return numpy.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError as error:
+        raise DTypeError("bfloat16 comes with ml_dtypes, which is missing: pip install ml_dtypes") from error
 
 
 def holds_python_floats(data: Any) -> bool:
-    """Whether `data` is a Python float, or nested lists with one among them. NumPy's keep their dtype."""
+    """Whether `data` is a Python float, or nested lists with one among them, or with nothing in them. NumPy's
+    keep their dtype.
+    """
     if type(data) is float:
         return True
-    return isinstance(data, (list, tuple)) and any(map(holds_python_floats, data))
+    return isinstance(data, (list, tuple)) and (not data or any(map(holds_python_floats, data)))
 
 
 deterministic = False

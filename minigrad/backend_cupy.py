@@ -12,8 +12,9 @@ from typing import Any
 import numpy
 
 from minigrad import backend
-from minigrad.backend import Array, Namespace
-from minigrad.backend_selecting import LibrarySelecting
+from minigrad.backend import Array, Namespace, no_arrays
+from minigrad.backend_selecting import LibrarySelecting, from_the_front
+from minigrad.backend_special import is_half, widened
 from minigrad.backend_windows import Geometry, strided
 from minigrad.errors import DeviceError
 
@@ -108,9 +109,9 @@ class Kernels:
 
         def run(*arrays: Any) -> Any:
             dtype = next(array.dtype for array in arrays if hasattr(array, "dtype"))
-            if dtype.itemsize > 2:
+            if not is_half(dtype):
                 return kernel(*arrays)
-            wide = [a.astype("float32") if hasattr(a, "dtype") else a for a in arrays]
+            wide = [widened(a) if hasattr(a, "dtype") else a for a in arrays]
             out = kernel(*wide)
             return tuple(o.astype(dtype) for o in out) if isinstance(out, tuple) else out.astype(dtype)
 
@@ -159,7 +160,7 @@ class CupyNamespace(LibrarySelecting, Namespace):
         return out
 
     def vecdot(self, x: Array, y: Array) -> Array:
-        return (x * y).sum(axis=-1)
+        return self.sum(widened(x) * widened(y), axis=-1).astype(self.result_type(x, y), copy=False)
 
     def asarray(self, x: Any, *, dtype: Any = None, copy: bool | None = None) -> Array:
         return self.module.array(x, dtype=dtype, copy=True) if copy else self.module.asarray(x, dtype=dtype)
@@ -177,18 +178,23 @@ class CupyNamespace(LibrarySelecting, Namespace):
         return self.module.asarray(strided(self.module.lib.stride_tricks.as_strided, x, geometry)).view()
 
     def unindex(self, values: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
-        parts = index if isinstance(index, tuple) else (index,)
-        if not backend.deterministic or not any(hasattr(part, "__len__") for part in parts):
+        if no_arrays(index):
+            return super().unindex(values, index=index, shape=shape)
+        if not backend.deterministic:
             return self.atomic(values, index, shape)
         size = math.prod(shape)
         places = self.arange(size).reshape(shape)[index]
-        rows = values.reshape(values.size, 1)
-        return self.segments(rows, places.reshape(values.size), size).reshape(shape)
+        return self.segments(values.reshape(-1, 1), places.reshape(-1), size).reshape(shape)
 
     def atomic(self, values: Array, index: Any, shape: tuple[int, ...]) -> Array:
         """`values` added into `zeros(shape)[index]`, where an index repeats itself in any order."""
-        add = super().unindex
-        return addable(values, lambda wide: add(wide, index=index, shape=shape))
+
+        def add(wide: Array) -> Array:
+            out = self.zeros(shape, dtype=wide.dtype)
+            self.add.at(out, index, wide)
+            return out
+
+        return addable(values, add)
 
     def scatter_add(self, values: Array, indices: Array, rows: int) -> Array:
         """Add each row of `values` (n, width) into row `indices[i]` of a new (rows, width) array.
@@ -197,7 +203,7 @@ class CupyNamespace(LibrarySelecting, Namespace):
         order, so that two runs can differ in the last bits, unless `mg.use_deterministic()` asks for sorted
         segments, added up one after the other.
         """
-        indices = self.where(indices < 0, indices + rows, indices)
+        indices = from_the_front(self, indices, rows)
         if rows <= ONE_HOT_UP_TO:
             return self.by_products(values, indices, rows)
         if backend.deterministic:
@@ -206,7 +212,8 @@ class CupyNamespace(LibrarySelecting, Namespace):
 
     def by_products(self, values: Array, indices: Array, rows: int) -> Array:
         """A scatter-add as products with a 0/1 matrix, a part of its columns at a time."""
-        numbers, out = self.arange(rows)[:, None], self.zeros((rows, values.shape[1]), dtype=values.dtype)
+        wide = backend.float32 if is_half(values.dtype) else values.dtype  # products of these sum up in it
+        numbers, out = self.arange(rows)[:, None], self.zeros((rows, values.shape[1]), dtype=wide)
         sound = self.isfinite(values)
         step = max(ONE_HOT_ENTRIES // max(rows, 1), 1)
         for start in range(0, len(values), step):
@@ -214,7 +221,8 @@ class CupyNamespace(LibrarySelecting, Namespace):
             hot = (numbers == indices[None, part]).astype(values.dtype)
             out += self.matmul(hot, self.where(sound[part], values[part], 0).astype(values.dtype))
         # 0 · ∞ would be NaN in every row. The order does not matter here, for ∞ and NaN absorb all else.
-        return out + self.atomic(self.where(sound, 0, values), indices, out.shape)
+        out += self.atomic(self.where(sound, 0, values), indices, out.shape)
+        return out.astype(values.dtype, copy=False)
 
     def segments(self, values: Array, indices: Array, rows: int) -> Array:
         """A scatter-add whose sums come in the order of i every time."""

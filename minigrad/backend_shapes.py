@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy
 
+from minigrad import backend_shape_rules as rules
 from minigrad.backend import Namespace
 from minigrad.backend_linalg import ShapeLinearAlgebra
 from minigrad.backend_selecting import ShapeSelecting
+from minigrad.backend_shape_rules import indexed_shape
 from minigrad.backend_windows import Geometry, window_shape
 from minigrad.errors import DTypeError, ShapeError
 from minigrad.meter import Meter, state
@@ -33,10 +35,11 @@ class _Flags:
 
 class ShapeArray:
     """An array of which only shape and dtype exist. A view knows the array that would hold its memory
-    (`base`); one that was just made, the number that all entries would be (`value`; None: nobody knows).
+    (`base`); one that was just made, the number that all entries would be (`value`; None: nobody knows); one
+    of whole numbers that came from the host, the smallest and the largest of them (`bounds`).
     """
 
-    __slots__ = ("__weakref__", "_meter", "base", "dtype", "shape", "value")
+    __slots__ = ("__weakref__", "_meter", "base", "bounds", "dtype", "shape", "value")
     __array_priority__ = 2000
     __array_ufunc__ = None
     device = "shapes"
@@ -50,6 +53,7 @@ class ShapeArray:
         self.dtype = numpy.dtype(dtype)
         self.base = base if base is None or base.base is None else base.base
         self.value: float | None = None
+        self.bounds: tuple[int, int] | None = None
         self._meter: Meter | None = None
         if base is None:
             self._meter = state.meter
@@ -60,7 +64,7 @@ class ShapeArray:
             self._meter.hold(-self.nbytes)  # type: ignore[union-attr]
 
     def __repr__(self) -> str:
-        return f"ShapeArray({self.shape}, {self.dtype})"
+        return f"ShapeArray(shape={self.shape}, dtype={self.dtype})"
 
     @property
     def size(self) -> int:
@@ -117,9 +121,9 @@ class ShapeArray:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         shape, _ = indexed_shape(self.shape, index)
-        if isinstance(value, ShapeArray) and numpy.broadcast_shapes(value.shape, shape) != shape:
-            raise ShapeError(f"cannot write shape {value.shape} into {shape}")
-        (self if self.base is None else self.base).value = None
+        rules.written(_of(value).shape, shape, index)
+        whole = self if self.base is None else self.base
+        whole.value = whole.bounds = self.bounds = None
         state.meter.compute("write", 0, value)
 
 
@@ -130,7 +134,7 @@ def _of(x: Any) -> ShapeArray:
     array = numpy.asarray(x)
     found = object.__new__(ShapeArray)
     found.shape, found.dtype = array.shape, array.dtype
-    found.base = found.value = found._meter = None
+    found.base = found.value = found.bounds = found._meter = None
     return found
 
 
@@ -172,13 +176,7 @@ def _elementwise(name: str, *inputs: Any, out: Any = None) -> ShapeArray:
 def _reduction(
     name: str, x: Any, *, axis: Any = None, keepdims: bool = False, dtype: Any = None, out: Any = None
 ) -> ShapeArray:
-    axes = (
-        range(x.ndim)
-        if axis is None
-        else [a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))]
-    )
-    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
-    shape = kept if keepdims else [n for i, n in enumerate(kept) if i not in axes]
+    shape = rules.reduced(name, x.shape, axis, keepdims)
     if dtype is None:
         dtype = numpy.int64 if name in ("argmax", "argmin") else x.dtype
         if name in ("sum", "prod"):
@@ -190,54 +188,9 @@ def _reduction(
 
 def reshape(x: ShapeArray, shape: int | Sequence[int]) -> ShapeArray:
     """A view in another shape; one length may be -1."""
-    wanted = [shape] if isinstance(shape, int) else list(shape)
-    if -1 in wanted:
-        rest = -math.prod(wanted)
-        if not rest or x.size % rest:
-            raise ShapeError(f"cannot reshape {x.shape} into {tuple(wanted)}")
-        wanted[wanted.index(-1)] = x.size // rest
-    if math.prod(wanted) != x.size:
-        raise ShapeError(f"cannot reshape {x.shape} into {tuple(wanted)}: {x.size} elements")
-    return ShapeArray(wanted, x.dtype, base=x)
-
-
-def indexed_shape(shape: tuple[int, ...], index: Any) -> tuple[tuple[int, ...], bool]:
-    """The shape of x[index] for x of `shape`, by NumPy's rules, and whether it is a copy (by index arrays).
-
-    Raises DTypeError for boolean masks, whose result has a shape that depends on values.
-    """
-    parts = list(index) if isinstance(index, tuple) else [index]
-    copies = any(_is_array(part) for part in parts)
-    if any(_of(part).dtype == bool for part in parts if _is_array(part)):
-        raise DTypeError(
-            "a boolean mask as index gives a shape that depends on values; use where(...) instead"
-        )
-    given = sum(part is not None and part is not Ellipsis for part in parts)
-    if given > len(shape):
-        raise ShapeError(f"{given} indices are too many for shape {shape}")
-    chosen = [i for i, part in enumerate(parts) if _is_array(part) or isinstance(part, int)]
-    together = numpy.broadcast_shapes(*(_of(parts[i]).shape for i in chosen))
-    adjacent = chosen == list(range(chosen[0], chosen[-1] + 1)) if chosen else True
-    first = parts[chosen[0]] if chosen else None
-    place = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
-    parts[place : place + 1] = [slice(None)] * (len(shape) - given)
-    result: list[int] = []
-    axis = 0
-    for part in parts:
-        if part is None:
-            result.append(1)
-            continue
-        if isinstance(part, slice):
-            result.append(len(range(*part.indices(shape[axis]))))
-        elif adjacent and part is first:
-            result.extend(together)
-            first = None
-        axis += 1
-    return (tuple(result) if adjacent else (*together, *result)), copies
-
-
-def _is_array(part: Any) -> bool:
-    return isinstance(part, (ShapeArray, numpy.ndarray, list))
+    view = ShapeArray(rules.reshaped(x.shape, shape), x.dtype, base=x)
+    view.bounds = x.bounds
+    return view
 
 
 _UNARY = """negative positive abs sign square sqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan sinh
@@ -280,7 +233,7 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     # ----- Creation -----
 
     def empty(self, shape: Any, *, dtype: Any = "float64") -> ShapeArray:
-        return ShapeArray((shape,) if isinstance(shape, int) else shape, dtype)
+        return ShapeArray(rules.lengths(shape), dtype)
 
     def full(self, shape: Any, value: Any, *, dtype: Any = None) -> ShapeArray:
         made = self.empty(shape, dtype=dtype or numpy.asarray(value).dtype)
@@ -295,13 +248,13 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     ones_like = empty_like = zeros_like
 
     def arange(
-        self, start: int, stop: int | None = None, step: int = 1, *, dtype: Any = "int64"
+        self, start: float, stop: float | None = None, step: float = 1, *, dtype: Any = "int64"
     ) -> ShapeArray:
-        bounds = range(start) if stop is None else range(start, stop, step)
-        return ShapeArray((len(bounds),), dtype)
+        first, last = (0, start) if stop is None else (start, stop)
+        return ShapeArray((max(0, math.ceil((last - first) / step)),), dtype)
 
     def eye(self, n: int, *, dtype: Any = "float64") -> ShapeArray:
-        return ShapeArray((n, n), dtype)
+        return ShapeArray(rules.lengths((n, n)), dtype)
 
     def asarray(self, x: Any, *, dtype: Any = None, copy: bool | None = None) -> ShapeArray:
         found = _of(x)
@@ -312,25 +265,27 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     # ----- Shapes -----
 
     def permute_dims(self, x: ShapeArray, axes: Sequence[int]) -> ShapeArray:
-        return ShapeArray([x.shape[a] for a in axes], x.dtype, base=x)
+        return ShapeArray(rules.permuted(x.shape, axes), x.dtype, base=x)
 
     def matrix_transpose(self, x: ShapeArray) -> ShapeArray:
+        if x.ndim < 2:
+            raise ShapeError(f"matrix_transpose needs matrices in the last two axes, and got shape {x.shape}")
         return ShapeArray((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype, base=x)
 
     def broadcast_to(self, x: Any, shape: Sequence[int]) -> ShapeArray:
         found = _of(x)
         if numpy.broadcast_shapes(found.shape, tuple(shape)) != tuple(shape):
             raise ShapeError(f"cannot broadcast {found.shape} to {tuple(shape)}")
-        return ShapeArray(shape, found.dtype, base=found)
+        view = ShapeArray(shape, found.dtype, base=found)
+        view.bounds = found.bounds
+        return view
 
     def concat(self, arrays: Sequence[ShapeArray], axis: int = 0) -> ShapeArray:
-        shape = list(arrays[0].shape)
-        shape[axis] = sum(a.shape[axis] for a in arrays)
+        shape = rules.joined([a.shape for a in arrays], axis)
         return _made("concat", shape, numpy.result_type(*(a.dtype for a in arrays)), 0, *arrays)
 
     def stack(self, arrays: Sequence[ShapeArray], axis: int = 0) -> ShapeArray:
-        shape = list(arrays[0].shape)
-        shape.insert(axis % (len(shape) + 1), len(arrays))
+        shape = rules.stacked([a.shape for a in arrays], axis)
         return _made("stack", shape, numpy.result_type(*(a.dtype for a in arrays)), 0, *arrays)
 
     # ----- Products, choices, indices -----
@@ -344,8 +299,9 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
         return _made("matmul", shape, numpy.result_type(x.dtype, y.dtype), flops, x, y, out=out)
 
     def vecdot(self, x: ShapeArray, y: ShapeArray) -> ShapeArray:
-        shape = numpy.broadcast_shapes(x.shape, y.shape)
-        return _made("vecdot", shape[:-1], numpy.result_type(x.dtype, y.dtype), 2 * math.prod(shape), x, y)
+        shape = rules.paired_vectors(x.shape, y.shape)
+        flops = 2 * math.prod(shape) * x.shape[-1]
+        return _made("vecdot", shape, numpy.result_type(x.dtype, y.dtype), flops, x, y)
 
     def where(self, condition: Any, x: Any, y: Any) -> ShapeArray:
         arrays = [_of(a) for a in (condition, x, y)]
@@ -354,9 +310,28 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
         return _made("where", shape, dtype, math.prod(shape), *arrays)
 
     def take(self, x: ShapeArray, indices: Any, *, axis: int = 0) -> ShapeArray:
-        return _made("take", (*x.shape[:axis], *_of(indices).shape, *x.shape[axis + 1 :]), x.dtype, 0)
+        at = rules.place(axis, x.ndim)
+        if 0 not in x.shape[:at]:
+            rules.within(rules.extent(indices), x.shape[at], at, x.shape)
+        return _made("take", (*x.shape[:at], *_of(indices).shape, *x.shape[at + 1 :]), x.dtype, 0)
+
+    def take_along_axis(self, x: ShapeArray, indices: Any, *, axis: int) -> Any:
+        if 0 not in indices.shape:
+            rules.within(rules.extent(indices), x.shape[axis], axis, x.shape)
+        return super().take_along_axis(x, indices, axis=axis)
+
+    def scatter_along_axis(self, values: Any, indices: Any, *, axis: int, length: int) -> Any:
+        result = super().scatter_along_axis(values, indices, axis=axis, length=length)
+        rules.within(rules.extent(indices), length, axis, result.shape)
+        return result
+
+    def scatter_add(self, values: Any, indices: Any, rows: int) -> Any:
+        result = super().scatter_add(values, indices, rows)
+        rules.within(rules.extent(indices), rows, 0, result.shape)
+        return result
 
     def unindex(self, values: ShapeArray, *, index: Any, shape: tuple[int, ...]) -> ShapeArray:
+        rules.written(values.shape, indexed_shape(shape, index)[0])
         return _made("unindex", shape, values.dtype, values.size, values)
 
     def cut_windows(self, x: ShapeArray, geometry: Geometry) -> ShapeArray:
@@ -371,7 +346,9 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
         return array._no_value()
 
     def from_host(self, array: numpy.ndarray, *, device: str = "") -> ShapeArray:
-        return ShapeArray(array.shape, array.dtype) if array.ndim else _of(array)
+        found = ShapeArray(array.shape, array.dtype) if array.ndim else _of(array)
+        found.bounds = rules.extent(array)
+        return found
 
 
 def _operator(name: str, *, reflected: bool = False) -> Any:

@@ -11,6 +11,22 @@ import scipy.special
 
 Array = Any
 
+
+def is_half(dtype: Any) -> bool:
+    """Whether numbers have 16 bits, as float16 and bfloat16: too few to add many of them up."""
+    return dtype.itemsize == 2 and dtype.kind in "fV"
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """x in a dtype: itself, if it has that."""
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def widened(x: Array) -> Array:
+    """x, in float32 if it is of half precision; None stays None."""
+    return x.astype("float32") if x is not None and is_half(x.dtype) else x
+
+
 SCIPY_NAMES = {
     "erf": "erf",
     "erfc": "erfc",
@@ -35,14 +51,14 @@ class Special:
     def polygamma(self, n: int, x: Array) -> Array:
         """The derivative of order n ≥ 1 of digamma: (-1)ⁿ⁺¹ n! ζ(n + 1, x), with Hurwitz's ζ."""
         zeta = keeping_half(lambda x: self.special.zeta(n + 1.0, x))
-        return (-1.0) ** (n + 1) * float(math.factorial(n)) * zeta(x)
+        return cast((-1.0) ** (n + 1) * float(math.factorial(n)) * zeta(x), x.dtype)
 
 
 def keeping_half(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """The function, which knows float32 and float64 only, for half precision too: its result stays half."""
 
     def computed(x: Array) -> Array:
-        if x.dtype.itemsize == 2 and x.dtype.kind in "fV":
+        if is_half(x.dtype):
             return function(x.astype("float32")).astype(x.dtype)
         return function(x)
 

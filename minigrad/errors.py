@@ -13,6 +13,10 @@ class ShapeError(MinigradError, ValueError):
     """Shapes that do not fit each other or the operation."""
 
 
+class IndexRangeError(ShapeError, IndexError):
+    """An index that a shape does not have: out of range, too many, or of another kind."""
+
+
 class DTypeError(MinigradError, TypeError):
     """A data type that the operation cannot take."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ContextDecorator, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from minigrad.backend import Array
@@ -25,6 +25,10 @@ than its inputs.
 """
 
 
+Watcher = Callable[["Sequence[Node]", "Container[Node]"], None]
+"""Told of the nodes that a walk will visit, and of the leaves beside them that get their gradient at once."""
+
+
 class State(threading.local):
     """What belongs to one thread, because ranks may be threads."""
 
@@ -33,30 +37,38 @@ class State(threading.local):
     ordinary = True  # recording and not streaming: the one test on the fast path
     fused = True  # fused operations take their fast paths
     default_dtype = "float32"
+    watchers: tuple[Callable[[], Watcher | None], ...] = ()  # weak; called before a walk that fills leaves
 
 
 state = State()
 
 
-@contextmanager
-def mode(*, recording: bool | None = None, streaming: int | None = None) -> Iterator[None]:
-    """Set the grad mode of this thread for the length of a `with` block."""
-    before = (state.recording, state.streaming, state.ordinary)
-    state.recording = state.recording if recording is None else recording
-    state.streaming = state.streaming if streaming is None else streaming
-    state.ordinary = state.recording and not state.streaming
-    try:
-        yield
-    finally:
-        state.recording, state.streaming, state.ordinary = before
+class mode(threading.local, ContextDecorator):
+    """Set the grad mode of the thread for the length of a `with` block, or of a function that it decorates.
+
+    It may be entered again, also inside itself and by several threads.
+    """
+
+    def __init__(self, *, recording: bool | None = None, streaming: int | None = None) -> None:
+        self.recording, self.streaming = recording, streaming
+        self.before: list[tuple[bool, int, bool]] = []
+
+    def __enter__(self) -> None:
+        self.before.append((state.recording, state.streaming, state.ordinary))
+        state.recording = state.recording if self.recording is None else self.recording
+        state.streaming = state.streaming if self.streaming is None else self.streaming
+        state.ordinary = state.recording and not state.streaming
+
+    def __exit__(self, *error: object) -> None:
+        state.recording, state.streaming, state.ordinary = self.before.pop()
 
 
-def no_grad() -> Any:
+def no_grad() -> mode:
     """Return a context (or decorator) in which operations record nothing: `with mg.no_grad(): ...`."""
     return mode(recording=False, streaming=0)
 
 
-def enable_grad() -> Any:
+def enable_grad() -> mode:
     """Return a context in which operations record again, inside a `no_grad` block."""
     return mode(recording=True)
 

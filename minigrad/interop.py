@@ -8,13 +8,14 @@ not is run by NumPy on the values if no Tensor belongs to a graph, and refused b
 from __future__ import annotations
 
 import inspect
+import string
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import minigrad
 from minigrad import backend
-from minigrad.errors import DeviceError, DTypeError, GraphError, UnsupportedError, UsageError
+from minigrad.errors import DeviceError, DTypeError, GraphError, ShapeError, UnsupportedError, UsageError
 from minigrad.graph import state
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ class Interop:
                 inspect.signature(own).bind(*arguments, **keywords)
             except TypeError:  # an argument such as out= or dtype=, which only NumPy has
                 own = None
-        if own is None:
+        result = NotImplemented if own is None else own(*arguments, **keywords)
+        if result is NotImplemented:
             what = f"{module}.{name}" if module not in ("", "linalg") else name
             return _on_values(what, function, arguments, keywords)
-        return own(*arguments, **keywords)
+        return result
 
     def __dlpack__(self: Any, **options: Any) -> Any:
         if self.node is not None:
@@ -76,6 +78,11 @@ class Interop:
 
     def __dlpack_device__(self: Any) -> tuple[int, int]:
         return _exporting(self).__dlpack_device__()
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        if not self.is_leaf:
+            raise GraphError("a tensor with a graph cannot be pickled, its history least; use x.detach()")
+        return object.__reduce_ex__(self, protocol)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         """The functions of the Python array API standard: `minigrad` itself, which follows 2024.12."""
@@ -167,6 +174,14 @@ def _adapted() -> dict[str, Callable[..., Any]]:
     def running(own: Callable[..., Any]) -> Callable[..., Any]:
         return lambda a, axis=None: own(mg.reshape(a, (-1,)) if axis is None else a, axis=axis or 0)
 
+    def flat_too(own: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda a, axis=-1: own(
+            mg.reshape(a, (-1,)) if axis is None else a, axis=-1 if axis is None else axis
+        )
+
+    def of_floats(own: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arrays, **keywords: own(*map(_floating, arrays), **keywords)
+
     def first_axes(own: Callable[..., Any]) -> Callable[..., Any]:
         return lambda a, offset=0: own(mg.moveaxis(a, (0, 1), (-2, -1)), offset=offset)
 
@@ -175,10 +190,12 @@ def _adapted() -> dict[str, Callable[..., Any]]:
     table |= {"amax": table["max"], "amin": table["min"], "var": spread(mg.var), "std": spread(mg.std)}
     table |= {"cumsum": running(mg.cumulative_sum), "cumprod": running(mg.cumulative_prod)}
     table |= {"diagonal": first_axes(mg.diagonal), "trace": first_axes(mg.trace)}
-    table |= {name: getattr(mg, name) for name in ("moveaxis", "broadcast_arrays", "kron", "einsum")}
+    table |= {name: getattr(mg, name) for name in ("moveaxis", "broadcast_arrays", "kron")}
     table |= {f"linalg.{name}": getattr(mg, name) for name in _LINEAR_ALGEBRA.split()}
+    table |= {f"linalg.{name}": of_floats(getattr(mg, name)) for name in _OF_FLOATS.split()}
     return table | {
-        "argsort": lambda a, axis=-1: mg.argsort(a, axis=axis),
+        "argsort": flat_too(mg.argsort),
+        "array_split": lambda ary, indices_or_sections, axis=0: _split(ary, indices_or_sections, axis, True),
         "astype": lambda x, dtype: mg.astype(x, dtype),
         "broadcast_to": lambda array, shape: mg.broadcast_to(
             mg.asarray(array), shape if isinstance(shape, (tuple, list)) else (shape,)
@@ -189,26 +206,34 @@ def _adapted() -> dict[str, Callable[..., Any]]:
         "concatenate": lambda arrays, axis=0: mg.concat(list(arrays), axis=axis),
         "copy": lambda a: mg.copy(a),
         "diag": lambda v, k=0: mg.diag(v, diagonal=k),
+        "diff": lambda a, n=1, axis=-1: mg.diff(a, n=n, axis=axis),
         "dot": _dot,
+        "einsum": _einsum,
         "empty_like": lambda prototype, dtype=None: mg.empty_like(prototype, dtype=dtype),
         "expand_dims": lambda a, axis: mg.expand_dims(a, axis=axis),
         "flip": lambda m, axis=None: mg.flip(m, axis=axis),
         "full_like": lambda a, fill_value, dtype=None: mg.full_like(a, fill_value, dtype=dtype),
+        "linalg.cholesky": lambda a, /, *, upper=False: mg.cholesky(_one_triangle(a, upper), upper=upper),
+        "linalg.eigh": lambda a, UPLO="L": mg.eigh(_one_triangle(a, UPLO.upper() == "U")),
+        "linalg.eigvalsh": lambda a, UPLO="L": mg.eigvalsh(_one_triangle(a, UPLO.upper() == "U")),
         "linalg.norm": _norm,
+        "linalg.svd": _svd,
         "nonzero": lambda a: mg.nonzero(a),
         "ones_like": lambda a, dtype=None: mg.ones_like(a, dtype=dtype),
         "outer": lambda a, b: mg.outer(mg.reshape(a, (-1,)), mg.reshape(b, (-1,))),
         "ravel": lambda a: mg.reshape(a, (-1,)),
         "repeat": lambda a, repeats, axis=None: mg.repeat(a, repeats, axis=axis),
         "reshape": lambda a, shape: mg.reshape(a, shape if isinstance(shape, (tuple, list)) else (shape,)),
-        "roll": lambda a, shift, axis=None: mg.roll(a, shift, axis=axis),
+        "roll": _roll,
         "round": lambda a: mg.round(a),
         "searchsorted": lambda a, v, side="left", sorter=None: mg.searchsorted(
             a, v, side=side, sorter=sorter
         ),
-        "sort": lambda a, axis=-1: mg.sort(a, axis=axis),
-        "split": lambda ary, sections, axis=0: list(mg.split(ary, sections, axis=axis)),
-        "squeeze": lambda a, axis: mg.squeeze(a, axis),
+        "sort": flat_too(mg.sort),
+        "split": lambda ary, indices_or_sections, axis=0: _split(ary, indices_or_sections, axis, False),
+        "squeeze": lambda a, axis=None: mg.squeeze(
+            a, tuple(i for i, n in enumerate(a.shape) if n == 1) if axis is None else axis
+        ),
         "stack": lambda arrays, axis=0: mg.stack(list(arrays), axis=axis),
         "swapaxes": lambda a, axis1, axis2: mg.moveaxis(a, (axis1, axis2), (axis2, axis1)),
         "take": lambda a, indices, axis=None: mg.take(
@@ -225,8 +250,8 @@ def _adapted() -> dict[str, Callable[..., Any]]:
     }
 
 
-_LINEAR_ALGEBRA = "cholesky cross det diagonal eigh eigvalsh inv matmul matrix_norm matrix_power"
-_LINEAR_ALGEBRA += " matrix_transpose outer pinv slogdet solve svdvals tensordot trace vecdot vector_norm"
+_LINEAR_ALGEBRA = "cross diagonal matmul matrix_power matrix_transpose outer tensordot trace vecdot"
+_OF_FLOATS = "det inv matrix_norm pinv slogdet solve svdvals vector_norm"
 
 _QUESTIONS = "allclose array2string array_equal array_equiv array_repr array_str isclose ndim shape size"
 
@@ -240,17 +265,76 @@ def _dot(a: Any, b: Any) -> Any:
     return mg.tensordot(a, b, axes=((-1,), (-2 if b.ndim > 1 else 0,)))
 
 
+def _floating(x: Any) -> Any:
+    """x as a Tensor of floats: of whole numbers NumPy's linear algebra makes float64."""
+    x = minigrad.ops.asarray(x)
+    return x if x.dtype.kind in "fV" else x.astype("float64")
+
+
+def _one_triangle(a: Any, upper: bool) -> Tensor:
+    """The symmetric matrix of which NumPy, like LAPACK, reads one triangle only."""
+    mg, a = minigrad.ops, _floating(a)
+    half, rest = (mg.triu(a), mg.triu(a, k=1)) if upper else (mg.tril(a), mg.tril(a, k=-1))
+    return half + mg.matrix_transpose(rest)
+
+
+def _svd(a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False) -> Any:
+    """NumPy's svd, where it is the reduced one; what else there is has no derivative."""
+    a = _floating(a)
+    if not compute_uv:
+        return minigrad.ops.svdvals(a)
+    reduced = not full_matrices or a.shape[-1] == a.shape[-2]
+    return minigrad.ops.svd(a) if reduced and not hermitian else NotImplemented
+
+
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """NumPy's norm: of vectors if one axis is meant, of matrices if two are, of all entries by default."""
-    mg = minigrad.ops
-    x = mg.asarray(x)
+    mg, x = minigrad.ops, _floating(x)
     if ord is None:
         return mg.vector_norm(x, axis=axis, keepdims=keepdims)
-    if isinstance(axis, int) or (axis is None and x.ndim == 1):
-        return mg.vector_norm(x, axis=axis, ord=ord, keepdims=keepdims)
-    if axis is not None or x.ndim != 2:
-        raise UsageError(f"numpy.linalg.norm with ord={ord!r} and axis={axis!r}: use mg.matrix_norm")
-    return mg.matrix_norm(x, ord=ord, keepdims=keepdims)
+    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    if len(axes) == 1:
+        return mg.vector_norm(x, axis=axes[0], ord=ord, keepdims=keepdims)
+    if len(axes) != 2:
+        raise UsageError(
+            f"numpy.linalg.norm with ord={ord!r} is of vectors or matrices: name one axis or two, not {axes}"
+        )
+    norm = mg.matrix_norm(mg.moveaxis(x, tuple(axes), (-2, -1)), ord=ord, keepdims=keepdims)
+    return mg.moveaxis(norm, (-2, -1), tuple(axes)) if keepdims else norm
+
+
+def _split(a: Any, sections: Any, axis: int, uneven: bool) -> Any:
+    """NumPy's split: into a number of parts, or at places."""
+    n = a.shape[axis]
+    if not hasattr(sections, "__len__"):
+        size, longer = divmod(n, sections) if sections > 0 else (0, n)
+        if sections < 1 or (longer and not uneven):
+            raise ShapeError(f"numpy.split: an axis of length {n} cannot be cut into {sections} equal parts")
+        return list(minigrad.ops.split(a, [size + (i < longer) for i in range(sections)], axis=axis))
+    places = [min(max(int(i) + (n if i < 0 else 0), 0), n) for i in sections]
+    sizes = [stop - start for start, stop in zip([0, *places], [*places, n], strict=True)]
+    return list(minigrad.ops.split(a, sizes, axis=axis)) if min(sizes) >= 0 else NotImplemented
+
+
+def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
+    """NumPy's roll, where shifts and axes broadcast; those of one axis add up."""
+    for by, along in backend.numpy.broadcast(shift, axis):
+        a = minigrad.ops.roll(a, int(by), axis=along if along is None else int(along))
+    return a
+
+
+def _einsum(*operands: Any, optimize: Any = False) -> Any:
+    """NumPy's einsum; labels may also be lists of numbers, one behind each operand and one for the output."""
+    if isinstance(operands[0], str):
+        return minigrad.ops.einsum(*operands)
+
+    def letters(labels: Any) -> str:
+        return "".join("..." if label is Ellipsis else string.ascii_letters[label] for label in labels)
+
+    count = len(operands) // 2
+    terms = ",".join(letters(operands[2 * i + 1]) for i in range(count))
+    output = "->" + letters(operands[-1]) if len(operands) % 2 else ""
+    return minigrad.ops.einsum(terms + output, *operands[: 2 * count : 2])
 
 
 # ----- DLPack -------------------------------------------------------------------------------------

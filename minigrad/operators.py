@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import minigrad
-from minigrad.errors import ShapeError
+from minigrad.errors import ShapeError, UsageError
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -88,6 +88,18 @@ class Operators:
     def __rshift__(self, other: Any) -> Tensor:
         return minigrad.ops.bitwise_right_shift(self, other)
 
+    def __rlshift__(self, other: Any) -> Tensor:
+        return minigrad.ops.bitwise_left_shift(other, self)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return minigrad.ops.bitwise_right_shift(other, self)
+
+    def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return other // self, other % self
+
     def __invert__(self) -> Tensor:
         return minigrad.ops.bitwise_invert(self)
 
@@ -115,10 +127,10 @@ class Operators:
     __hash__ = object.__hash__
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return minigrad.ops.equal(self, other)
+        return _none_equals(self, False) if other is None else minigrad.ops.equal(self, other)
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return minigrad.ops.not_equal(self, other)
+        return _none_equals(self, True) if other is None else minigrad.ops.not_equal(self, other)
 
     def __getitem__(self, index: Any) -> Tensor:
         return minigrad.ops.getitem(self, index)
@@ -156,3 +168,25 @@ class Operators:
 
     def copy(self) -> Tensor:
         return minigrad.ops.copy(self)
+
+    def to_device(self, device: str, /, *, stream: None = None) -> Tensor:
+        """The array API's name of `to`. Streams are chosen by CuPy: none can be given."""
+        if stream is not None:
+            raise UsageError(f"to_device: stream is None, got {stream!r}; set CuPy's current stream instead")
+        return minigrad.ops.to_device(self, device)
+
+    def __round__(self: Any, digits: int | None = None) -> Any:
+        return round(self.item(), digits)
+
+    def __format__(self: Any, specification: str) -> str:
+        if specification and self.ndim:
+            raise UsageError(
+                f"the format {specification!r} is for one number, and this tensor has shape {self.shape}; "
+                "format its entries, as in x[0].item()"
+            )
+        return format(self.item(), specification) if specification else str(self)
+
+
+def _none_equals(x: Any, answer: bool) -> Tensor:
+    """What a comparison with None gives: the same for every entry."""
+    return minigrad.ops.full(x.shape, answer, device=x.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,15 +63,18 @@ def next_generator() -> numpy.random.Generator:
 
 
 @contextmanager
-def scope(*, seed: int, step: int, samples: Sequence[int]) -> Iterator[None]:
+def scope(
+    *, seed: int, step: int, samples: Sequence[int], calls: Mapping[str, int] | None = None
+) -> Iterator[None]:
     """Say what a model is run for: masks drawn inside belong to this seed, step and these global sample
     numbers.
 
     `samples[i]` is the number, within the whole batch of the step, of row i of what this rank computes. A
     stream that is drawn from again inside the block, by a layer that is used twice, gives other numbers.
+    `calls` says how often each stream was drawn from before, by parts of the model that run elsewhere.
     """
     before = (_state.seed, _state.step, _state.samples, _state.calls)
-    _state.seed, _state.step, _state.samples, _state.calls = seed, step, samples, {}
+    _state.seed, _state.step, _state.samples, _state.calls = seed, step, samples, dict(calls or {})
     try:
         yield
     finally:
@@ -123,16 +126,16 @@ def uniform(xp: Namespace, shape: tuple[int, ...], stream: str) -> Array:
     `stream` names the layer and role. Inside `scope` the numbers are a function of what it says; outside,
     every call draws new ones. Raises ShapeError if the scope names another number of samples.
     """
+    step, samples, again = _state.step, _state.samples, 0
+    if step is not None and samples is not None:
+        again = _state.calls.get(stream, 0)
+        _state.calls[stream] = again + 1
     if xp.name == "shapes":
         return xp.empty(shape, dtype=numpy.float64)
     rows = shape[0] if shape else 1
-    step, samples, again = _state.step, _state.samples, 0
     if step is None or samples is None:
         _state.draws += 1
         step, samples = -_state.draws, range(rows)
-    else:
-        again = _state.calls.get(stream, 0)
-        _state.calls[stream] = again + 1
     if len(samples) != rows:
         raise ShapeError(
             f"the scope names {len(samples)} samples, but {rows} rows are drawn; the first axis is samples"

@@ -9,7 +9,7 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import Array
-from minigrad.errors import DTypeError, MinigradError, ShapeError
+from minigrad.errors import DTypeError, IndexRangeError, MinigradError, ShapeError, UsageError
 from minigrad.graph import Node
 
 Rule = Callable[..., Any]
@@ -99,7 +99,7 @@ class Operation:
         """The cotangents of all inputs from what a node saved, in the general form or when lifted; None
         where `edges` holds None.
         """
-        from minigrad.walk import lift
+        from minigrad.lifted import lift
 
         if self.rules is not None:
             return [
@@ -114,12 +114,13 @@ class Operation:
         return self.pull(xp, v, needs, **{name: values[name] for name in self.pull_names})
 
     def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
-        """Apply the `push` rule of the general form."""
-        from minigrad.walk import lift
+        """Apply the `push` rule of the general form. A tangent has the dtype of the result."""
+        from minigrad.lifted import lift
 
         assert self.push is not None
         values = dict(zip(self.wanted[0], lift(node, 0) if lifted else node.saved, strict=True))
-        return self.push(xp, tangents, **{name: values[name] for name in self.push_names})
+        moved = self.push(xp, tangents, **{name: values[name] for name in self.push_names})
+        return moved if node.dtype is None or node.dtype == moved.dtype else moved.astype(node.dtype)
 
     def explain(self, error: Exception, arrays: Sequence[Array]) -> MinigradError:
         """Turn an array library's complaint into one that names the operation and the shapes."""
@@ -131,8 +132,13 @@ class Operation:
         kinds = {type(array) for array in arrays if array is not None}
         if len(kinds) > 1 and all(kind in backend._namespaces for kind in kinds):
             return backend.mixed(*(array for array in arrays if array is not None))
-        kind = DTypeError if isinstance(error, TypeError) else ShapeError
-        return kind(f"{self.name}({shapes}): {error}")
+        kind: type[MinigradError] = DTypeError if isinstance(error, TypeError) else ShapeError
+        kind, text = IndexRangeError if isinstance(error, IndexError) else kind, str(error)
+        if "integer powers" in text:
+            kind, text = UsageError, f"{text} Convert first, as in x.astype('float64')."
+        elif "broadcast" in text and kind is ShapeError:
+            text += "; lengths are equal or 1, from the last axis on: insert axes, as in x[:, None]"
+        return kind(f"{self.name}({shapes}): {text}")
 
 
 def nothing(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import minigrad
@@ -39,7 +40,10 @@ class Tensor(Operators, Interop):
             data = data.data
         if dtype is None and backend.holds_python_floats(data):
             dtype = state.default_dtype
-        self.data = backend.asarray(data, dtype=dtype, device=device)
+        try:
+            self.data = backend.asarray(data, dtype=dtype, device=device)
+        except ValueError as error:
+            raise ShapeError(f"no array can be made of this: {error}; lists nest alike everywhere") from error
         self.node = None
         if requires_grad:
             self.requires_grad_()
@@ -84,9 +88,9 @@ class Tensor(Operators, Interop):
         return self.node is None or isinstance(self.node, Leaf)
 
     def __repr__(self) -> str:
-        text = repr(self.data).removeprefix("array(").removesuffix(")").partition(", dtype=")[0]
+        text = repr(self.data).partition("(")[2].removesuffix(")").partition(", dtype=")[0]
         text = text.partition(", shape=")[0].replace("\n ", "\n  ")  # "tensor(" is longer than "array("
-        if not self.data.size or "..." in text:
+        if (not self.data.size or "..." in text) and not text.startswith("shape="):
             text += f", shape={self.shape}"
         parts = [f"tensor({text}", f"dtype={self.dtype}"]
         if self.device != "cpu":
@@ -153,9 +157,11 @@ class Tensor(Operators, Interop):
             raise GraphError("only tensors without history can be deep-copied; use x.detach() first")
         twin = _new(type(self))
         twin.data, twin.node = self.data.copy(), None
+        memo[id(self)] = twin
         if self.node is not None:
             twin.requires_grad_()
-        memo[id(self)] = twin
+            if type(self) is Tensor and self.grad is not None:  # a module's begins anew, as in torch
+                twin.grad = deepcopy(self.grad.detach(), memo)
         return twin
 
     # ----- Gradients -----
@@ -196,10 +202,16 @@ class Tensor(Operators, Interop):
         leaf = self._leaf()
         if value is None:
             leaf.gradient, leaf.filled = None, False
+        elif not isinstance(value, Tensor):
+            raise DTypeError(
+                f"a gradient is a tensor, or None, not {type(value).__name__}; use mg.tensor(...)"
+            )
         elif value.shape != self.shape:
             raise ShapeError(f"the gradient has shape {value.shape}, and the tensor {self.shape}")
         elif value.device != self.device:
             raise backend.mixed(value.data, self.data)
+        elif value.dtype != self.dtype:
+            raise DTypeError(f"the gradient is {value.dtype}, and the tensor {self.dtype}; use .astype(...)")
         elif leaf.buffer is not None:
             leaf.buffer[...], leaf.filled = value.data, True
             minigrad.mutation.overwritten(leaf)
@@ -218,6 +230,10 @@ class Tensor(Operators, Interop):
     @grad_buffer.setter
     def grad_buffer(self, buffer: Array | None) -> None:
         leaf = self._leaf()
+        if buffer is not None and not backend.is_array(buffer):
+            raise DTypeError(f"a gradient buffer is a raw array, as x.data is, not {type(buffer).__name__}")
+        if buffer is not None and not getattr(buffer.flags, "writeable", True):
+            raise GraphError("a gradient buffer is written to, and this one is read-only; give a copy of it")
         if buffer is not None and (buffer.shape != self.shape or buffer.dtype != self.dtype):
             raise ShapeError(
                 f"a gradient buffer for {self.shape} {self.dtype} cannot be {buffer.shape} {buffer.dtype}"
@@ -229,7 +245,7 @@ class Tensor(Operators, Interop):
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Callable[[], None]:
         """Call `hook(x)` whenever a backward walk has finished this leaf's gradient. Returns a function that
-        removes it.
+        removes it, and may be called again.
         """
         leaf, tensor = self._leaf(), weakref.ref(self)
 
@@ -239,7 +255,7 @@ class Tensor(Operators, Interop):
                 hook(found)
 
         leaf.hooks.append(run)
-        return lambda: leaf.hooks.remove(run)
+        return lambda: leaf.hooks.remove(run) if run in leaf.hooks else None
 
     def backward(
         self, cotangent: Any = None, *, retain_graph: bool = False, create_graph: bool = False
@@ -249,7 +265,9 @@ class Tensor(Operators, Interop):
 
         `cotangent` (this tensor's shape) is what the walk starts with; a single number starts with 1. The
         graph is released as it is used, unless `retain_graph`. With `create_graph` the gradients have a graph
-        of their own. Raises GraphError if there is no graph, or it was used up.
+        of their own: leaf, `.grad` and graph then hold each other until `zero_grad()` or the collector parts
+        them, which `mg.gradients(..., create_graph=True)` avoids. Raises GraphError if there is no graph, or
+        it was used up.
         """
         from minigrad.walk import pull, seed
 

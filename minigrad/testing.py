@@ -55,6 +55,8 @@ def check_gradients(
     unknown = set(modes) - {"reverse", "forward"}
     if unknown or not modes:
         raise UsageError(f'modes are "reverse" and "forward"; got {list(modes)}')
+    if any(isinstance(a, dict) for a in x):
+        raise UsageError("check_gradients takes tensors; give the leaves of a nest as arguments of their own")
     points = [a.numpy() if isinstance(a, Tensor) else numpy.asarray(a) for a in x]
     for place, (given, point) in enumerate(zip(x, points, strict=True)):
         if hasattr(given, "dtype") and point.dtype.kind not in "fV":
@@ -86,6 +88,9 @@ class _Check:
         outputs = _evaluate(f, x)
         smooth = [k for k, value in enumerate(outputs) if value.dtype.kind == "f"]
         values = [outputs[k] for k in smooth]
+        if not values:
+            kinds = ", ".join(str(value.dtype) for value in outputs) or "nothing"
+            raise DTypeError(f"derivatives are of floating-point outputs, and f returned {kinds}")
 
         def g(*tensors: Tensor) -> list[Tensor]:
             results = f(*tensors)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad import backend
-from minigrad.errors import DTypeError, GraphError, ShapeError
+from minigrad.errors import DTypeError, ShapeError
 from minigrad.graph import Dual, Node, mode, moving, next_number, state
 from minigrad.ops import creation
 from minigrad.ops.shape import alias
 from minigrad.tensor import Tensor
-from minigrad.tree import flatten, rebuild
+from minigrad.tree import flatten, paired, rebuild
 from minigrad.walk import gather, pull, push, seed
 
 
@@ -81,7 +81,8 @@ def vjp(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[[Any], Any]]
     """Return f(*inputs) and the function v ↦ Jᵀv, which gives a cotangent for each input (a tuple, in their
     nesting).
 
-    Tensors nobody depends on get zeros. The function can be called any number of times.
+    v is nested as the outputs are: dicts are paired by key. Tensors nobody depends on get zeros. The function
+    can be called any number of times. Raises ShapeError where nests or shapes do not fit.
     """
     leaves = flatten(inputs)
     tensors, nodes = _aliases(leaves)
@@ -92,11 +93,7 @@ def vjp(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[[Any], Any]]
     beyond = (state.recording or state.streaming > 0) and bool(nodes) and _beyond(roots, nodes)
 
     def transposed(cotangent: Any) -> Any:
-        cotangents = flatten(cotangent)
-        if len(cotangents) != len(results):
-            raise ShapeError(
-                f"the function has {len(results)} outputs, and {len(cotangents)} cotangents were given"
-            )
+        cotangents = paired("cotangents", cotangent, "outputs", outputs)
         return rebuild(inputs, _pulled(results, cotangents, tensors, nodes, beyond))
 
     return rebuild(outputs, _settled(results, beyond)), transposed
@@ -126,101 +123,21 @@ def _pulled(
     return _settled(cotangents, lifted)
 
 
-def value_and_grad(
-    f: Callable[..., Any], *, argnums: int | tuple[int, ...] = 0
-) -> Callable[..., tuple[Any, Any]]:
-    """Return a function that gives f(...) and its gradient with respect to argument `argnums`.
-
-    f must return one number. The argument may be any nest of lists, tuples and dicts; the gradient has the
-    same nesting.
-
-    >>> import minigrad as mg
-    >>> mg.value_and_grad(lambda x: x * x)(mg.tensor(3.0))
-    (tensor(9., dtype=float32), tensor(6., dtype=float32))
-    """
-    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-
-    def wrapped(*arguments: Any, **keywords: Any) -> tuple[Any, Any]:
-        if max(places) >= len(arguments):
-            raise GraphError(
-                f"gradient with respect to argument {max(places)}, but only {len(arguments)} were given"
-            )
-
-        def of_chosen(*chosen: Any) -> Any:
-            every = list(arguments)
-            for place, value in zip(places, chosen, strict=True):
-                every[place] = value
-            return f(*every, **keywords)
-
-        value, transposed = vjp(of_chosen, *(arguments[place] for place in places))
-        if not isinstance(value, Tensor) or value.size != 1:
-            shape = value.shape if isinstance(value, Tensor) else type(value).__name__
-            raise GraphError(
-                f"grad needs a function that returns one number, not {shape}; use vjp or jacobian"
-            )
-        gradients = transposed(creation.ones_like(value.detach()))
-        return value, gradients[0] if isinstance(argnums, int) else gradients
-
-    return wrapped
-
-
-def grad(f: Callable[..., Any], *, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
-    """Return the gradient of f, a function that returns one number, as a function of the same arguments.
-
-    >>> import minigrad as mg
-    >>> mg.grad(mg.grad(lambda x: x * x * x))(mg.tensor(2.0))
-    tensor(12., dtype=float32)
-    """
-    both = value_and_grad(f, argnums=argnums)
-    return lambda *arguments, **keywords: both(*arguments, **keywords)[1]
-
-
-def gradients(
-    outputs: Any,
-    inputs: Any,
-    *,
-    cotangents: Any = None,
-    retain_graph: bool = False,
-    create_graph: bool = False,
-    allow_unused: bool = False,
-) -> Any:
-    """Derivatives of `outputs` (summed against `cotangents`) with respect to `inputs`, tensors of a recorded
-    graph.
-
-    Nothing is added to any `.grad`. Raises GraphError for an input that no output depends on, unless
-    `allow_unused` (then None).
-    """
-    ends, starts = flatten(outputs), flatten(inputs)
-    if any(x.node is None for x in [*ends, *starts]):
-        raise GraphError("gradients are taken between tensors of a graph; one of these requires no gradient")
-    given = flatten(cotangents) if cotangents is not None else [None] * len(ends)
-    seeds: list[Any] = [seed(x, c) for x, c in zip(ends, given, strict=True)]
-    if create_graph:
-        seeds = [c if isinstance(c, Tensor) else Tensor.of(s) for c, s in zip(given, seeds, strict=True)]
-    nodes = [x.node for x in starts]
-    found, _ = pull([x.node for x in ends], seeds, targets=nodes, lifted=create_graph, retain=retain_graph)
-    results = []
-    for place, node in enumerate(nodes):
-        g = found[node]
-        if g is None and not allow_unused:
-            raise GraphError(f"no output depends on input {place}; pass allow_unused=True to get None for it")
-        results.append(g if g is None or isinstance(g, Tensor) else Tensor.of(backend.asarray(g)))
-    return rebuild(inputs, results)
-
-
 # ----- Forward mode -------------------------------------------------------------------------------
 
 
 def jvp(f: Callable[..., Any], inputs: Any, tangents: Any) -> tuple[Any, Any]:
     """Return f(x) and Jt, the derivative of f at x in direction t. A tuple of inputs is f's several
-    arguments.
+    arguments; tangents are nested as the inputs are, and dicts are paired by key.
 
     At the top level the tangent travels with the computation and nothing is kept, so memory is that of
     running f alone.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     leaves = [_differentiable(x) for x in flatten(arguments)]
-    moves = [t if isinstance(t, Tensor) else Tensor(t) for t in flatten(tangents)]
+    moves = [
+        t if isinstance(t, Tensor) else Tensor(t) for t in paired("tangents", tangents, "inputs", inputs)
+    ]
     if [x.shape for x in leaves] != [t.shape for t in moves]:
         raise ShapeError(f"tangents {[t.shape for t in moves]} do not fit inputs {[x.shape for x in leaves]}")
     moves = [t.astype(x.dtype) for x, t in zip(leaves, moves, strict=True)]
@@ -268,37 +185,3 @@ def _jvp_recorded(f: Callable[..., Any], arguments: Any, leaves: list[Tensor], m
         pushed = iter(push(attached, dict(zip(nodes, moves, strict=True)), lifted=True))
     # A result may be a dual number of an enclosing derivative: in this one it stands still.
     return outputs, results, [None if x.node is None else next(pushed) for x in results], True
-
-
-def hvp(f: Callable[..., Any], x: Any, v: Any) -> Any:
-    """The Hessian of f at x times v, forward over reverse, without forming the Hessian."""
-    return jvp(grad(f), x, v)[1]
-
-
-def jacobian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return the function x ↦ ∂f/∂x of shape (*output, *input), by columns or rows, whichever are fewer."""
-
-    def wrapped(x: Tensor) -> Tensor:
-        from minigrad.ops.shape import reshape, stack
-
-        x = _differentiable(x)
-        value, transposed = vjp(f, x)
-        xp = backend.namespace(value.data)
-        if x.size < value.size:
-            steps = xp.eye(x.size, dtype=x.dtype)
-            units = [Tensor.of(xp.reshape(steps[i], x.shape)) for i in range(x.size)]
-            columns = [jvp(f, x, unit)[1] for unit in units]
-            out = stack(columns, axis=-1) if columns else creation.zeros((*value.shape, 0), dtype=value.dtype)
-        else:
-            steps = xp.eye(value.size, dtype=value.dtype)
-            units = [Tensor.of(xp.reshape(steps[i], value.shape)) for i in range(value.size)]
-            rows = [transposed(unit)[0] for unit in units]
-            out = stack(rows) if rows else creation.zeros((0, *x.shape), dtype=x.dtype)
-        return reshape(out, (*value.shape, *x.shape))
-
-    return wrapped
-
-
-def hessian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return the function x ↦ ∂²f/∂x² of shape (*x, *x), for f that returns one number."""
-    return jacobian(grad(f))

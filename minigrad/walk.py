@@ -15,10 +15,11 @@ from functools import partial
 from typing import Any
 
 from minigrad import backend, mutation
-from minigrad.apply import PICK, pick_node
+from minigrad.apply import PICK
 from minigrad.backend import Array
 from minigrad.errors import GraphError, ShapeError
-from minigrad.graph import Leaf, Node
+from minigrad.graph import Leaf, Node, state
+from minigrad.lifted import functions, lift
 from minigrad.rules import Operation
 from minigrad.tensor import Tensor
 
@@ -70,10 +71,16 @@ class Postponed:
 
     def __init__(self, order: list[Node], reach: set[Node], retain: bool, lifted: bool) -> None:
         self._order, self._reach, self._retain, self._lifted = order, reach, retain, lifted
+        self._done = False
         self.waiting: dict[Node, Any] = {}
 
     def run(self) -> None:
-        """Finish the walk: add the gradients of the leaves into `.grad`. Can be called once."""
+        """Finish the walk: add the gradients of the leaves into `.grad`. Once: then it raises GraphError."""
+        if self._done:
+            raise GraphError(
+                "the postponed part of this walk was run already; each `run` belongs to one pull"
+            )
+        self._done = True
         waiting, self.waiting = self.waiting, {}
         order = [node for node in self._order if node in waiting or node not in self._reach]
         self._order = []
@@ -104,7 +111,11 @@ def pull(
         start[root] = cotangent if root not in start else start[root] + cotangent
     if targets is None:
         once: dict[Node, float] = {}
-        _walk(gather(roots, once=once), start, {}, lifted, retain, once=once)
+        order = gather(roots, once=once)
+        for watcher in state.watchers:
+            if (watch := watcher()) is not None:
+                watch(order, once)
+        _walk(order, start, {}, lifted, retain, once=once)
         return {}, None
     collected: dict[Node, Any] = dict.fromkeys(targets)
     order = gather(roots, 0 if postpone else min((target.number for target in targets), default=0))
@@ -342,39 +353,6 @@ def tangent_of(node: Node, tangents: Sequence[Any], xp: Any, *, lifted: bool) ->
     if not lifted and not backend.is_array(total):
         total = xp.asarray(total)
     return total if total.dtype == node.dtype else total.astype(node.dtype)
-
-
-# ----- The lifted reading -------------------------------------------------------------------------
-
-
-def functions() -> Any:
-    """minigrad's own functions as the array namespace of the lifted reading."""
-    from minigrad import ops
-
-    return ops
-
-
-def lift(node: Node, index: int) -> tuple[Any, ...]:
-    """The saved arguments of one rule as Tensors that belong to the graph."""
-    operation = node.operation
-    assert operation is not None
-    saved = node.saved[index] if operation.rules is not None else node.saved
-    return tuple(
-        _lifted(node, operation, name, value)
-        for name, value in zip(operation.wanted[index], saved, strict=True)
-    )
-
-
-def _lifted(node: Node, operation: Operation, name: str, value: Any) -> Any:
-    if name == "out":
-        if operation.several_outputs:
-            return tuple(Tensor.of(a, pick_node(node, i, a)) for i, a in enumerate(value))
-        return Tensor.of(value, node)
-    if operation.variadic and name == operation.inputs[0]:
-        return tuple(Tensor.of(a, edge) for a, edge in zip(value, node.inputs, strict=True))
-    if name in operation.inputs:
-        return Tensor.of(value, node.inputs[operation.inputs.index(name)])
-    return value
 
 
 def seed(output: Tensor, cotangent: Any) -> Array:

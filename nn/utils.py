@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 from minigrad import backend, ops
 from minigrad.backend import Array
 from minigrad.errors import ShapeError, UsageError
+from minigrad.graph import Leaf
 from minigrad.nn import sequences as rnn
 from minigrad.nn.module import Module, Parameter
 from minigrad.nn.norms import joint_norm, reproducible_norm
@@ -25,6 +28,14 @@ __all__ = [
     "rnn",
     "vector_to_parameters",
 ]
+
+
+class SummingHook(partial[None]):
+    """A hook of a leaf whose gradients somebody sums over ranks. `check_whole()` raises UsageError while they
+    are not summed: clipping asks it first.
+    """
+
+    check_whole: Callable[[], None]
 
 
 def clip_grad_norm_(
@@ -92,10 +103,19 @@ def clip_grad_value_(parameters: Parameter | Iterable[Parameter], clip_value: fl
     """Bring every entry of all gradients in place into [-clip_value, clip_value]."""
     if not clip_value >= 0:
         raise UsageError(f"the largest value must not be negative, got {clip_value}")
-    for gradient in _gradients(parameters):
-        xp = backend.namespace(gradient)
-        xp.maximum(gradient, -clip_value, out=gradient)
-        xp.minimum(gradient, clip_value, out=gradient)
+    clip_values(_gradients(parameters), clip_value)
+
+
+def clip_values(arrays: Iterable[Array], limit: Any) -> None:
+    """Bring every entry of all arrays in place into [-limit, limit]: a number or a 0-d array, rounded to
+    their dtype. One beyond what that holds changes nothing.
+    """
+    for array in arrays:
+        xp = backend.namespace(array)
+        with backend.numpy.errstate(over="ignore"):
+            bound = xp.asarray(limit, dtype=array.dtype)
+        xp.maximum(array, -bound, out=array)
+        xp.minimum(array, bound, out=array)
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
@@ -125,4 +145,9 @@ def _several(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _gradients(parameters: Parameter | Iterable[Parameter]) -> list[Array]:
-    return [p.grad.data for p in _several(parameters) if p.grad is not None]
+    several = _several(parameters)
+    for p in several:
+        for hook in p.node.hooks if isinstance(p.node, Leaf) else ():
+            if isinstance(hook, SummingHook):
+                hook.check_whole()
+    return [p.grad.data for p in several if p.grad is not None]

@@ -2,10 +2,17 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from minigrad.errors import UsageError
+
+MOST = 1e100
+MOST_CHOICES = 10**9
+"""What a planner compares at most: some minutes."""
+MOST_SLICES = 512
+"""Tokens of a sequence, in steps of the granularity; what is tried grows with the fourth power."""
 
 EXAMPLES = """\
 examples:
@@ -15,10 +22,12 @@ examples:
   minigrad partition pipedream profile.json --machines 4,2 --bandwidth 40,4 --variant 2019
   minigrad partition terapipe --length 12 --stages 4 --floor 4 --pair 0.0625
 
-profile.json is {"layers": [{"seconds": ..., "output_bytes": ..., "weight_bytes": ...}, ...]}. Several levels
-of machines are given from the innermost to the outermost. TeraPipe's model of a slice of l tokens that come
-after c others is constant + max(floor, token·l) + pair·(l·c + l(l+1)/2) + context·l·c, or a --table of
-seconds: JSON, table[l-1][c] for l tokens after c.
+profile.json is {"layers": [{"seconds": ..., "output_bytes": ..., "weight_bytes": ...}, ...]}, in the place of
+--seconds, --outputs and --weights. Several levels of machines are given from the innermost to the outermost.
+Variant 2018 is the recurrence of the arXiv paper, 2019 the program published with the SOSP paper: there a cut
+costs nothing, unless there is a --compression of activations (1: none). TeraPipe's model of a slice of l
+tokens that come after c others is constant + max(floor, token·l) + pair·(l·c + l(l+1)/2) + context·l·c, or a
+--table of seconds: JSON, table[l-1][c] for l tokens after c.
 """
 
 
@@ -45,7 +54,10 @@ def add_parser(subparsers: Any) -> None:
         "--variant",
         choices=("2018", "2019"),
         default="2018",
-        help="which of PipeDream's two published cost models (default: %(default)s)",
+        help="PipeDream's paper of 2018, or its program of 2019 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compression", type=number, metavar="R", help="of activations between stages (variant 2019)"
     )
     parser.add_argument("--stages", type=int, metavar="P", help="stages of the pipeline")
     parser.add_argument("--length", type=int, metavar="L", help="tokens of a sequence")
@@ -53,18 +65,35 @@ def add_parser(subparsers: Any) -> None:
         "--granularity", type=int, default=1, metavar="G", help="slices are multiples of this"
     )
     for name, default in (("constant", 0.0), ("floor", 0.0), ("token", 1.0), ("pair", 0.0), ("context", 0.0)):
-        parser.add_argument(f"--{name}", type=float, default=default, metavar="T", help=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", type=number, default=default, metavar="T", help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, metavar="FILE", help="measured seconds of slices, as JSON")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not abs(found) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at most {MOST:g}")
+    return found
+
+
 def numbers(text: str) -> list[float]:
     """A list of numbers between commas."""
-    return [float(word) for word in text.split(",")]
+    return [number(word) for word in text.split(",")]
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the plan. Raises UsageError for options that are missing and numbers that make no sense."""
+    if args.profile is not None:
+        if args.planner == "terapipe":
+            raise UsageError("terapipe plans for tokens, and takes no profile of layers; give --table FILE")
+        for name in ("seconds", "outputs", "weights"):
+            if getattr(args, name) is not None:
+                raise UsageError(f"{args.profile} and --{name} both say what layers cost; leave one out")
     figures, lines = {"balance": balanced, "pipedream": planned, "terapipe": sliced}[args.planner](args)
     print(json.dumps(figures) if args.json else "\n".join(lines))
     return 0
@@ -82,7 +111,10 @@ def balanced(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Stages of about equal cost."""
     from minigrad.dist.partitioning import balance
 
+    if args.profile is not None:
+        args.seconds = [layer["seconds"] for layer in read_profile(args.profile)]
     seconds, stages = needed(args, "seconds", "stages")
+    check_choices(len(seconds) ** 2 * max(stages, 1), f"{len(seconds)} layers, {stages} stages")
     counts = balance(seconds, stages)
     totals, start = [], 0
     for count in counts:
@@ -97,9 +129,10 @@ def planned(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from minigrad.dist.partitioning import Layer, Level, PlannedStage, pipedream
 
     machines, bandwidth = needed(args, "machines", "bandwidth")
-    if len(machines) != len(bandwidth) or any(number != int(number) for number in machines):
+    if len(machines) != len(bandwidth) or any(n < 1 or n != int(n) for n in machines):
         raise UsageError(
-            f"give one bandwidth and one whole number of machines per level: {machines}, {bandwidth}"
+            f"--machines and --bandwidth are {machines} and {bandwidth}; give, for each level, a whole "
+            "number of at least 1, and one bandwidth"
         )
     if args.profile is not None:
         layers = [Layer(**entry) for entry in read_profile(args.profile)]
@@ -109,8 +142,13 @@ def planned(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             lengths = ", ".join(str(len(column)) for column in columns)
             raise UsageError(f"--seconds, --outputs and --weights have {lengths} numbers; give one per layer")
         layers = [Layer(*row) for row in zip(*columns, strict=True)]
+    *inner, outer = machines
+    choices = len(layers) ** 2 * int(outer**2 + len(layers) * sum(n**2 for n in inner))
+    check_choices(choices, f"{len(layers)} layers, {', '.join(f'{n:g}' for n in machines)} machines")
     levels = [Level(int(n), b) for n, b in zip(machines, bandwidth, strict=True)]
-    plan = pipedream(layers, levels, variant=args.variant)
+    plan = pipedream(layers, levels, variant=args.variant, compression=args.compression)
+    if not math.isfinite(plan.seconds):
+        raise UsageError(f"times and sizes over the bandwidths {bandwidth} are no number; give larger ones")
 
     def described(stage: PlannedStage) -> dict[str, Any]:
         inner = [described(part) for part in stage.inner]
@@ -131,6 +169,11 @@ def sliced(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from minigrad.dist.partitioning_tokens import pipeline_seconds, slice_tokens
 
     length, stages = needed(args, "length", "stages")
+    if length > MOST_SLICES * max(args.granularity, 1):
+        raise UsageError(
+            f"{length} tokens in steps of {args.granularity} are more than {MOST_SLICES} steps, the most "
+            f"that is planned here; give --granularity {-(-length // MOST_SLICES)} or more"
+        )
 
     def modelled(tokens: int, before: int) -> float:
         scores = tokens * before
@@ -141,9 +184,14 @@ def sliced(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
     def tabled(tokens: int, before: int) -> float:
         try:
-            return float(table[tokens - 1][before])  # type: ignore[index]
+            found = float(table[tokens - 1][before])  # type: ignore[index]
         except (IndexError, KeyError, TypeError, ValueError):
-            raise UsageError(f"{args.table} has no number for {tokens} tokens after {before}") from None
+            found = math.nan
+        if not 0 <= found <= MOST:
+            raise UsageError(
+                f"{args.table} has no number from 0 to {MOST:g} for {tokens} tokens after {before}"
+            )
+        return found
 
     cost = modelled if table is None else tabled
     slicing = slice_tokens(cost, length, stages, granularity=args.granularity)
@@ -165,6 +213,15 @@ def sliced(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     }, lines
 
 
+def check_choices(number: int, what: str) -> None:
+    """Raise UsageError for more than anybody waits for."""
+    if number > MOST_CHOICES:
+        raise UsageError(
+            f"a plan for {what} compares {number:.1g} choices, and at most {MOST_CHOICES:.1g} are "
+            "compared here; give fewer"
+        )
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds."""
     try:
@@ -178,6 +235,16 @@ def read_profile(path: Path) -> list[dict[str, float]]:
     found = read_json(path)
     layers = found.get("layers") if isinstance(found, dict) else None
     keys = {"seconds", "output_bytes", "weight_bytes"}
-    if not isinstance(layers, list) or any(not isinstance(x, dict) or set(x) != keys for x in layers):
+    if (
+        not isinstance(layers, list)
+        or not layers
+        or any(not isinstance(x, dict) or set(x) != keys for x in layers)
+    ):
         raise UsageError(f'{path} is no profile; give {{"layers": [{{{", ".join(sorted(keys))}}}, ...]}}')
+    for place, layer in enumerate(layers):
+        for name, value in layer.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
+                raise UsageError(
+                    f"{path}: {name} of layer {place} is {value!r}; give a number from 0 to {MOST:g}"
+                )
     return layers

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -101,8 +100,13 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Print the plan, and draw it if asked to. Raises UsageError for sizes that make no sense."""
+    from minigrad.cli.schedule import check_target, save
     from minigrad.dist.planner import Setup
+    from minigrad.dist.schedules import entry_of
 
+    if args.out:
+        check_target(args.out)
+    entry_of(args.schedule)
     config, batch = _model(args.model) if args.model else (None, 1)
     if args.checkpoint_activations and config is None:
         raise UsageError("--checkpoint-activations needs --model: only a model has activations to count")
@@ -125,9 +129,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         report = plan_mesh(setup, mesh, config=config, schedule=args.schedule, **common)
     if args.out:
-        partial = Path(f"{args.out}.partial")
-        partial.write_text(drawing(report), encoding="utf-8")
-        os.replace(partial, args.out)
+        save(args.out, drawing(report))
     if args.json:
         print(json.dumps(report, indent=2))
     else:

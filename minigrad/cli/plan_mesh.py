@@ -53,11 +53,12 @@ def plan_mesh(
     """What `plan` reports, for a mesh: rows by stage of ZeRO are those of the rank that holds most; `mesh`
     has the axes, and all places in the pipeline. A batch is that of one copy and one microbatch.
     """
+    from minigrad.cli.settings import usual_division
     from minigrad.dist.planner import smallest_ranks, traffic
     from minigrad.dist.planner_mesh import count_ranks
 
-    options = {"virtual": 2 if schedule == "interleaved" else 1}
-    options["slices"] = min(4, config.context) if schedule == "terapipe" else 1
+    division = usual_division(schedule, config.context)
+    check_sizes(config, mesh, microbatches, division)
     counted = count_ranks(
         config,
         pipeline=mesh["pipeline"],
@@ -66,8 +67,7 @@ def plan_mesh(
         microbatches=microbatches,
         precision=setup.precision,
         checkpoint=checkpoint,
-        schedule=schedule,
-        **options,
+        **division,
     )
     setups = [replace(setup, parameters=each.count.parameters, ranks=mesh["data"]) for each in counted]
     places: list[Report] = [
@@ -101,6 +101,28 @@ def plan_mesh(
         "stages": rows,
         "ladder": [],
     }
+
+
+def check_sizes(
+    config: "GPTConfig", mesh: Mapping[str, int], microbatches: int, division: Mapping[str, Any]
+) -> None:
+    """Raise UsageError, before anything is counted, for ranks that would have nothing, and for a schedule of
+    more cells than anybody waits for.
+    """
+    from minigrad.cli.schedule import check_size
+
+    layers, rows = config.layers + 4, max(4 * config.width, config.vocabulary)
+    if mesh["pipeline"] > layers:
+        raise UsageError(
+            f"--pipeline {mesh['pipeline']} ranks cannot share {layers} layers ({config.layers} blocks, two "
+            "embeddings, a norm and the output layer); give fewer, or more layers"
+        )
+    if mesh["tensor"] > rows:
+        raise UsageError(
+            f"--tensor {mesh['tensor']} ranks cannot share matrices of at most {rows} rows; give fewer"
+        )
+    sizes = {name: division[name] for name in ("virtual", "slices")}
+    check_size(pipeline=mesh["pipeline"], microbatches=microbatches, **sizes)
 
 
 def _held(counted: "Count", stage: int, setup: "Setup") -> dict[str, int]:

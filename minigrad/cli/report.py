@@ -45,7 +45,8 @@ def rank_figures(trainer: "Trainer") -> dict[str, Any]:
 
 def formula(trainer: "Trainer") -> dict[str, Any]:
     """What ZeRO's paper (§5, §7) gives for this rank's memory, and for what it sends in a step along the data
-    axis, given what it has of the model; and the idle share that its pipeline's schedule has by itself, with
+    axis, given what it has of the model: `traffic` is on the wire, and `payload` is the same step as traffic
+    that is `counted` as payload shows it; and the idle share that its pipeline's schedule has by itself, with
     equal stages, backwards that take twice as long as forwards, and messages that take no time.
 
     There is no formula for activations.
@@ -60,9 +61,11 @@ def formula(trainer: "Trainer") -> dict[str, Any]:
         optimizer="adamw",
         precision="mixed" if settings.master else settings.precision,
     )
+    microbatches = trainer.part.microbatches
     return {
         "memory": planner.model_states(setup, settings.zero),
-        "traffic": planner.traffic(setup, settings.zero, microbatches=trainer.part.microbatches),
+        "traffic": planner.traffic(setup, settings.zero, microbatches=microbatches),
+        "payload": planner.payload(setup, settings.zero, microbatches=microbatches),
         "bubble": None if pipeline is None else simulate(pipeline.schedule).bubble_fraction,
     }
 
@@ -98,7 +101,7 @@ def run_report(
         "blas_threads": [rank["blas_threads"] for rank in ranks],
         "memory": [rank["memory"] for rank in ranks],  # bytes by category, now and at most
         "traffic": [rank["traffic"] for rank in ranks],  # of one step, by verb and purpose
-        "formula": ranks[0]["formula"],  # what papers give for both, on rank 0
+        "formula": [rank["formula"] for rank in ranks],  # what papers give for both
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),
         "text": {"name": plan.text.name, "sha256": plan.text.sha256},
     }

@@ -11,11 +11,13 @@ A folder that bears its final name is whole: what a crash or a full disk cuts sh
 
 import json
 import os
+import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from minigrad.cli.settings import RESUMABLE
 from minigrad.dist.checkpoint_files import (
     PARTIAL,
     explained,
@@ -95,6 +97,9 @@ class RunFolder:
             raise UsageError(f"{path} is damaged or missing: it is no readable JSON") from error
         if not isinstance(content, dict):
             raise UsageError(f"{path} is damaged: it holds no JSON object")
+        for name in ("settings", "text"):
+            if not isinstance(content.get(name, {}), dict):
+                raise UsageError(f"{path} is damaged: its {name} are {content[name]!r:.40}, no JSON object")
         return content
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -111,42 +116,87 @@ class RunFolder:
         finally:
             partial.unlink(missing_ok=True)
 
-    def append_step(self, content: Mapping[str, Any]) -> None:
-        """Add one object to metrics.jsonl. Raises UsageError where the disk is full."""
+    def append_step(self, content: Mapping[str, Any], *, flush: bool = False) -> None:
+        """Add one object to metrics.jsonl; with `flush`, wait until the disk has it, as it should before a
+        checkpoint of that step. Raises UsageError where the disk is full.
+        """
         line = json.dumps(content, allow_nan=False) + "\n"
         what = f"could not write {self.metrics}"
         with explained(what, _ROOM), self.metrics.open("a", encoding="utf-8") as file:
             file.write(line)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
 
     def rewind(self, step: int, config: Mapping[str, Any]) -> None:
         """Make the folder what it was after `step` steps, to go on from there with a changed `config`."""
+        metrics = self.metrics_until(step)
         for stale in [self.path / "report.json", self.path / "loss.svg"]:
             stale.unlink(missing_ok=True)
         for partial in self.checkpoints.glob("*" + PARTIAL):
             remove_folder(partial)
-        self.write_text("metrics.jsonl", metrics_until(self.steps(), step))
+        self.write_text("metrics.jsonl", metrics)
         self.write_json("config.json", {"format": FORMAT, **config})
 
     def steps(self) -> list[dict[str, Any]]:
-        """The objects of metrics.jsonl, up to the first line that is cut short or no JSON."""
+        """The objects of metrics.jsonl, up to the first line that is cut short or no step's.
+
+        Raises UsageError where it cannot be read.
+        """
         found: list[dict[str, Any]] = []
-        with self.metrics.open(encoding="utf-8", errors="replace") as lines:
+        what, remedy = f"could not read {self.metrics}", "bring it back, or start a new run"
+        with (
+            explained(what, remedy),
+            self.metrics.open(encoding="utf-8", errors="replace") as lines,
+            suppress(ValueError, KeyError, TypeError),
+        ):
             for line in lines:
-                try:
-                    found.append(json.loads(line))
-                except ValueError:
-                    break
+                content = json.loads(line)
+                found.append({**content, "step": int(content["step"])})
         return found
+
+    def metrics_until(self, step: int) -> str:
+        """The text of a metrics.jsonl that ends with `step`. Prints which steps it should have and lacks."""
+        contents = [content for content in self.steps() if content["step"] <= step]
+        lost = sorted(set(range(1, step + 1)) - {content["step"] for content in contents})
+        if lost:
+            which = f"step {lost[0]}" if len(lost) == 1 else f"steps {lost[0]} to {lost[-1]}"
+            print(
+                f"{self.metrics} has no whole line for {which}, before the checkpoint of step {step}: "
+                "the run goes on, and what is lost there stays lost",
+                file=sys.stderr,
+                flush=True,
+            )
+        return "".join(json.dumps(content) + "\n" for content in contents)
+
+
+def identity(settings: Mapping[str, Any], text_sha256: str) -> dict[str, Any]:
+    """What makes a run the one it is: the settings that no resume may change, and what it learns."""
+    own = {name: value for name, value in settings.items() if name not in RESUMABLE and name != "text"}
+    return {**own, "text": text_sha256}
+
+
+def check_same_run(checkpoint: Path, metadata: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a run with another identity. Raises UsageError that names what differs.
+
+    Checkpoints of earlier versions say less of their run: what they say has to agree.
+    """
+    found = metadata.get("run", {"seed": metadata.get("seed", expected["seed"])})
+    differing = [
+        f"another {name}" if name == "text" else f"{name} {found[name]} ({expected[name]} in config.json)"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if differing:
+        raise UsageError(
+            f"{checkpoint} is of another run than {checkpoint.parent.parent}: it has {', '.join(differing)}; "
+            "take it away to go on from an older one, or resume the run that it belongs to"
+        )
 
 
 def begun(path: Path) -> Path:
     """Where the folder of a new run is until it is whole."""
     return path.with_name("." + path.name + PARTIAL)
-
-
-def metrics_until(steps: list[dict[str, Any]], step: int) -> str:
-    """The text of a metrics.jsonl that ends with `step`."""
-    return "".join(json.dumps(content) + "\n" for content in steps if content["step"] <= step)
 
 
 def check_out_is_free(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,9 @@ from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
     from minigrad.dist.schedule import Schedule
+
+LARGEST = 250_000
+"""Forwards in a grid that is made, proved and timed: minutes, and some hundred megabytes."""
 
 EXAMPLES = """\
 examples:
@@ -20,7 +25,8 @@ examples:
 
 Costs are per whole stage (a rank's share of the model) and microbatch, in any unit. --backward is the whole
 backward, of which --weight is the part that can be postponed. Before anything is printed the schedule is
-proved: complete, in order, free of deadlocks even without any buffers.
+proved: complete, in order, free of deadlocks even without any buffers. It may have 250000 forwards: stages ×
+microbatches × slices × batches.
 """
 
 
@@ -38,9 +44,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--stages", type=int, metavar="P", help="ranks in the pipeline")
     parser.add_argument("--microbatches", type=int, metavar="M", help="microbatches per batch")
     for option, letter, text in (
-        ("virtual", "V", "stages per rank (interleaved)"),
-        ("slices", "N", "token slices per microbatch (terapipe)"),
-        ("batches", "N", "batches without a flush between them (2bw)"),
+        ("virtual", "V", "stages per rank, where a schedule can have several"),
+        ("slices", "N", "token slices per microbatch, where it can have some"),
+        ("batches", "N", "batches without a flush between them, where it updates"),
     ):
         parser.add_argument(f"--{option}", type=int, default=1, metavar=letter, help=f"{text}; default: 1")
     for option, default, text in (
@@ -49,6 +55,8 @@ def add_parser(subparsers: Any) -> None:
         ("weight", None, "its part that can be postponed (default: half of it)"),
         ("link", 0.0, "a message between ranks"),
         ("update", 0.0, "an optimizer step"),
+        ("gather", 0.0, "making the parameters of a stage whole, where yours has G"),
+        ("reduce", 0.0, "summing its gradients over copies, where yours has R"),
     ):
         default_text = "" if default is None else f" (default: {default:g})"
         parser.add_argument(
@@ -66,7 +74,12 @@ def main(args: argparse.Namespace) -> int:
     from minigrad.dist.schedule_grid import draw, grid
     from minigrad.dist.timing import Costs, peak_activations, simulate
 
-    costs = Costs(args.forward, args.backward, args.weight, args.link, args.update)
+    if args.output:
+        check_target(args.output)
+    for what in TIMES:
+        if (getattr(args, what) or 0) > 1e100:
+            raise UsageError(f"--{what} is {getattr(args, what):g}; give a time of at most 1e100")
+    costs = Costs(**{what: getattr(args, what) for what in TIMES})
     schedule = find(args)
     check(schedule)
     timeline = simulate(schedule, costs)
@@ -106,6 +119,7 @@ def find(args: argparse.Namespace) -> "Schedule":
     if args.name in SCHEDULES:
         if args.stages is None or args.microbatches is None:
             raise UsageError(f"{args.name} is made for --stages P and --microbatches M; give both")
+        check_size(**{name: getattr(args, name) for name in SIZES})
         return make(
             args.name,
             args.stages,
@@ -135,6 +149,22 @@ def find(args: argparse.Namespace) -> "Schedule":
     return schedule
 
 
+TIMES = ("forward", "backward", "weight", "link", "update", "gather", "reduce")
+SIZES = ("stages", "microbatches", "virtual", "slices", "batches")
+
+
+def check_size(**sizes: int) -> None:
+    """Raise UsageError for a grid of no cells, or of more than anybody waits for."""
+    for name, number in sizes.items():
+        if number < 1:
+            raise UsageError(f"--{name} is {number}; give at least 1")
+    if math.prod(sizes.values()) > LARGEST:
+        product = " × ".join(f"{number} {name}" for name, number in sizes.items() if number > 1)
+        raise UsageError(
+            f"{product} are more than {LARGEST} forwards, the most of a schedule here; give fewer"
+        )
+
+
 def title(schedule: "Schedule") -> str:
     """The name of the schedule and what it is for."""
     ranks, stages = len(schedule.ranks), schedule.stages
@@ -148,10 +178,25 @@ def listed(numbers: list[float]) -> str:
     return " ".join(texts if len(texts) <= 16 else [*texts[:8], "…", *texts[-4:]])
 
 
-def save(path: Path, text: str) -> None:
-    """Write a file aside and move it into place."""
+def check_target(path: Path) -> None:
+    """Raise UsageError for what cannot become an SVG file."""
+    if path.is_dir() or path.suffix != ".svg":
+        raise UsageError(
+            f"a drawing is an SVG file, and {str(path)!r} is none; name a file that ends in .svg"
+        )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {str(path.parent)!r} for {path.name}; make it first")
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+
+
+def save(path: Path, text: str) -> None:
+    """Write an SVG file aside and move it into place. Raises UsageError where that cannot be."""
+    check_target(path)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} could not be written: {error.strerror}; name another file") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

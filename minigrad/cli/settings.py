@@ -1,8 +1,9 @@
 """What defines a training run: its settings, how they are checked, what may change when it is resumed."""
 
 import math
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from minigrad.errors import UsageError
 
@@ -13,7 +14,6 @@ PRECISIONS = {
     "mixed-bfloat16": ("bfloat16", "float32"),
 }
 """The data type in which a model computes, and that of the copy which the optimizer updates, if any."""
-SCHEDULES = ("naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "terapipe", "pipedream", "2bw")
 DEVICES = ("cpu", "gpu")
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("none", "host", "disk")
@@ -41,6 +41,20 @@ RESUMABLE = frozenset(
 """Settings that may differ when a run goes on: how long it is, and who computes what. All others make it the
 run it is.
 """
+OF_A_PIPELINE = ("schedule", "virtual", "slices")
+"""Settings without effect where no ranks share out the layers."""
+
+
+class Schedules(Iterable[str], Container[str]):
+    """The names of the catalogue of schedules, which is loaded when somebody asks for them."""
+
+    def __iter__(self) -> Iterator[str]:
+        from minigrad.dist.schedules import SCHEDULES
+
+        return iter(SCHEDULES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +114,16 @@ class Settings:
             return self.microbatches
         if self.pipeline == 1:
             return self.accumulate
+        from minigrad.dist.schedules import entry_of
+
         most = min(4 * self.pipeline, self.batch // self.mesh(ranks)["data"])
-        return (most - most % self.pipeline if self.schedule == "interleaved" else 0) or most
+        return (most - most % self.pipeline if entry_of(self.schedule).grouped else 0) or most
 
     @property
     def division(self) -> dict[str, Any]:
         """What `minigrad.dist.mesh_gpt.divide` is asked for, beside ranks and microbatches."""
-        virtual = 2 if self.schedule == "interleaved" else 1
-        slices = min(4, self.context) if self.schedule == "terapipe" else 1
-        return {
-            "schedule": self.schedule,
-            "virtual": self.virtual or virtual,
-            "slices": self.slices or slices,
-        }
+        usual = usual_division(self.schedule, self.context)
+        return usual | {name: getattr(self, name) for name in usual if getattr(self, name) is not None}
 
     # ----- What is refused -----
 
@@ -200,6 +211,15 @@ class Settings:
                 f"one has only {least}; use at most {least}, or a larger --batch"
             )
 
+    def check_effect(self, given: Container[str]) -> None:
+        """Refuse settings among those given by name that change nothing. Raises UsageError."""
+        for name in OF_A_PIPELINE if self.pipeline == 1 else ():
+            if name in given:
+                raise UsageError(
+                    f"{option(name)} {getattr(self, name)} has no effect without a pipeline: give --pipeline "
+                    f"with at least 2 ranks, or leave {option(name)} out"
+                )
+
     def check_combinations(self, *, threads: bool) -> None:
         """Refuse settings that do not go together. Raises UsageError."""
         if self.reduce == "mpi" and threads:
@@ -243,14 +263,28 @@ COUNTS = (
     "evaluate_every",
 )
 OPTIONAL = ("microbatches", "virtual", "slices")
-CHOICES: dict[str, tuple[Any, ...]] = {
+CHOICES: dict[str, Any] = {
     "precision": tuple(PRECISIONS),
     "device": DEVICES,
     "zero": STAGES,
     "offload": OFFLOADS,
     "reduce": (None, *ALGORITHMS),
-    "schedule": SCHEDULES,
+    "schedule": Schedules(),
 }
+
+
+def usual_division(schedule: str, context: int) -> dict[str, Any]:
+    """How a schedule divides a model where nobody says more: two stages per rank, or four slices, if it has a
+    use for them. Raises UsageError for one that is not there.
+    """
+    from minigrad.dist.schedules import entry_of
+
+    uses = entry_of(schedule).uses
+    return {
+        "schedule": schedule,
+        "virtual": 2 if "virtual" in uses else 1,
+        "slices": min(4, context) if "slices" in uses else 1,
+    }
 
 
 def settings_from_json(values: dict[str, Any]) -> Settings:
@@ -259,6 +293,14 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
     if set(values) != names:
         odd = _listed(sorted(set(values) ^ names))
         raise UsageError(f"the recorded settings do not fit this version of minigrad: they differ in {odd}")
+    for field in fields(Settings):
+        value, kinds = values[field.name], get_args(field.type) or (field.type,)
+        if field.name == "text":
+            fits = value is None or (type(value) is list and all(type(name) is str for name in value))
+        else:
+            fits = type(value) in kinds or (float in kinds and type(value) is int)
+        if not fits:
+            raise UsageError(f"the recorded setting {field.name} is {value!r:.80}; config.json was changed")
     text = values["text"]
     return Settings(**{**values, "text": None if text is None else tuple(text)})
 

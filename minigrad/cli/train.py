@@ -10,7 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigrad.cli.settings import CHOICES, Settings, option, resumed_settings, settings_from_json
+from minigrad.cli.settings import (
+    CHOICES,
+    Schedules,
+    Settings,
+    option,
+    resumed_settings,
+    settings_from_json,
+)
 from minigrad.errors import UsageError
 
 if TYPE_CHECKING:
@@ -144,8 +151,8 @@ def _add_mesh_options(group: Any) -> None:
         group,
         "schedule",
         str,
-        "in which order a pipeline works through microbatches; `minigrad schedule` shows each. pipedream and "
-        "2bw are refused: they update while they run",
+        "in which order a pipeline works through microbatches; `minigrad schedule` shows each. One of "
+        "%(choices)s, of which those that update while they run are refused",
     )
     _add(
         group,
@@ -154,8 +161,8 @@ def _add_mesh_options(group: Any) -> None:
         "into how many a copy cuts its part of the batch; without a pipeline, what --accumulate does "
         "(default: 4 for each rank of a pipeline, as far as the batch goes)",
     )
-    _add(group, "virtual", int, "stages for each rank of a pipeline (default: 2 if interleaved, else 1)")
-    _add(group, "slices", int, "pieces into which terapipe cuts each sequence (default: 4)")
+    _add(group, "virtual", int, "stages for each rank of a pipeline (default: 2 for schedules with several)")
+    _add(group, "slices", int, "pieces into which schedules with slices cut each sequence (default: 4)")
 
 
 def _add_memory_options(group: Any) -> None:
@@ -185,8 +192,10 @@ def _add_memory_options(group: Any) -> None:
 def _add(group: Any, name: str, kind: type, text: str) -> None:
     """Add the option of a setting. Its default is None, so that --resume can tell what was really given."""
     default = getattr(Settings(), name)
-    choices = [choice for choice in CHOICES.get(name, ()) if choice is not None]
-    metavar = None if choices else "X" if kind is float else "N"
+    known = CHOICES.get(name, ())
+    catalogue = isinstance(known, Schedules)
+    choices = known if catalogue else [choice for choice in known if choice is not None]
+    metavar = "NAME" if catalogue else None if choices else "X" if kind is float else "N"
     text += "" if default is None else f" (default: {default})"
     group.add_argument(option(name), type=kind, choices=choices or None, metavar=metavar, help=text)
 
@@ -261,7 +270,7 @@ def make_plan(args: argparse.Namespace, *, ranks: int | None = None, found: "New
 
     `ranks` were started already; without them, the arguments say how many will be.
     """
-    from minigrad.cli.run_folder import check_out_is_free
+    from minigrad.cli.run_folder import check_out_is_free, check_same_run, identity
     from minigrad.cli.trainer import check_disk, check_division, gpu_count
     from minigrad.cli.training_run import Plan
     from minigrad.dist.checkpoint_files import data_type
@@ -278,6 +287,7 @@ def make_plan(args: argparse.Namespace, *, ranks: int | None = None, found: "New
         recorded_hash = config.get("text", {}).get("sha256")
     ranks = ranks_of(args, settings) if ranks is None else ranks
     settings.check(ranks=ranks, threads=args.threads, data=args.data)
+    settings.check_effect(given)
     data_type(settings.dtype)
     check_division(settings, ranks)
     if settings.device == "gpu":
@@ -291,6 +301,8 @@ def make_plan(args: argparse.Namespace, *, ranks: int | None = None, found: "New
             f"{args.resume} was trained on another text than {text.name} is now (their hashes differ); "
             "bring back that text (or that Python, for its standard library), or start a new run"
         )
+    if found is not None:
+        check_same_run(found.path, found.metadata, identity(settings.as_json(), text.sha256))
     out = args.out or args.resume or default_folder()
     check_disk(settings, out, new=out != args.resume)
     return Plan(settings=settings, text=text, out=out, resume=args.resume, checkpoint=found)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigrad.cli.run_folder import identity
 from minigrad.cli.settings import ALGORITHMS, Settings
 from minigrad.errors import DeviceError, MinigradError, UsageError
 from minigrad.nn.text import VOCABULARY, Text, balanced_slice
@@ -220,7 +221,8 @@ class Trainer:
 
     def metadata(self) -> dict[str, Any]:
         """What else a run needs to go on from here; the same on every rank."""
-        return {"step": self.steps_done, "seed": self.settings.seed, "parallel": self.parallel.state()}
+        run = identity(self.settings.as_json(), self.text.sha256)
+        return {"step": self.steps_done, "run": run, "parallel": self.parallel.state()}
 
     def _restore(self, checkpoint: Path) -> None:
         """Take over what was saved, and the place in the schedule (whose length may have changed)."""

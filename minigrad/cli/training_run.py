@@ -15,7 +15,7 @@ import numpy as np
 import minigrad
 from minigrad.cli.progress import Progress
 from minigrad.cli.report import loss_chart, print_sample, print_table, rank_figures, run_report
-from minigrad.cli.run_folder import RunFolder, begun, metrics_until
+from minigrad.cli.run_folder import RunFolder, begun
 from minigrad.cli.settings import Settings
 from minigrad.cli.trainer import StepResult, Trainer
 from minigrad.dist.agreement import AgreedError, agreed, gathered
@@ -111,7 +111,7 @@ class TrainingRun:
         """The folder of a run that starts, aside, with the steps that were taken elsewhere."""
         plan, metrics = self.plan, ""
         if plan.resume is not None:
-            metrics = metrics_until(RunFolder.open(plan.resume).steps(), self.trainer.steps_done)
+            metrics = RunFolder.open(plan.resume).metrics_until(self.trainer.steps_done)
         return RunFolder.begin(self.out, plan.config(), metrics=metrics)
 
     def _rewound(self, path: Path) -> RunFolder:
@@ -189,7 +189,7 @@ class TrainingRun:
 
         def write() -> None:
             if self.folder is not None:
-                self.folder.append_step(metrics_of(result, loss if finite else None))
+                self.folder.append_step(metrics_of(result, loss if finite else None), flush=saves)
 
         agreed(self.world, write)
         if saves and finite:

@@ -14,6 +14,7 @@ from minigrad.ops import (
     rearranging,
     resampling,
     selecting,
+    sets,
     types,
     windows,
 )
@@ -71,7 +72,7 @@ from minigrad.ops.elementwise import (
     where,
 )
 from minigrad.ops.functions import *  # noqa: F403
-from minigrad.ops.indexing import getitem, scatter_add, take, unindex, weighted_rows, weighted_rows_back
+from minigrad.ops.indexing import add_rows, getitem, take, unindex, weighted_rows, weighted_rows_back
 from minigrad.ops.linalg import matmul
 from minigrad.ops.linear import linear
 from minigrad.ops.matrices import *  # noqa: F403
@@ -82,6 +83,7 @@ from minigrad.ops.rearranging import *  # noqa: F403
 from minigrad.ops.reductions import argmax, log_softmax, logsumexp, max, mean, min, softmax, sum
 from minigrad.ops.resampling import *  # noqa: F403
 from minigrad.ops.selecting import *  # noqa: F403
+from minigrad.ops.sets import *  # noqa: F403
 from minigrad.ops.shape import (
     alias,
     astype,
@@ -103,6 +105,7 @@ from minigrad.ops.windows import *  # noqa: F403
 __all__ = [
     "abs",
     "add",
+    "add_rows",
     "alias",
     "arange",
     "argmax",
@@ -155,7 +158,6 @@ __all__ = [
     "relu",
     "reshape",
     "scaled_dot_product_attention",
-    "scatter_add",
     "self_attention",
     "sigmoid",
     "sign",
@@ -188,6 +190,7 @@ __all__ += matrices.__all__
 __all__ += products.__all__
 __all__ += rearranging.__all__
 __all__ += selecting.__all__
+__all__ += sets.__all__
 __all__ += windows.__all__
 __all__ += convolution.__all__
 __all__ += pooling.__all__

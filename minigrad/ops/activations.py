@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigrad.backend_special import cast
 from minigrad.errors import ShapeError, UsageError
 from minigrad.operation import elementwise
 from minigrad.ops.elementwise import abs, expm1, multiply, negative, relu, sigmoid, tanh, where
 from minigrad.ops.functions import clip
-from minigrad.ops.shape import reshape, split
+from minigrad.ops.shape import _place, reshape, split
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -44,7 +45,7 @@ def _tensor(x: Any) -> Tensor:
 @elementwise(x=lambda xp, v, x, slope: v * _slopes(xp, x, slope).astype(v.dtype))
 def _leaky_relu(xp: Any, x: Any, /, *, slope: float) -> Any:
     """The larger of x and slope · x, 0 < slope ≤ 1: a third of the passes of the two pieces."""
-    return xp.maximum(x, x * slope)
+    return cast(xp.maximum(x, x * slope), x.dtype)
 
 
 def _slopes(xp: Any, x: Any, slope: float) -> Any:
@@ -158,7 +159,11 @@ def glu(x: Any, /, *, axis: int = -1) -> Tensor:
     Raises ShapeError where the axis has an odd length. Paper: Dauphin et al. 2017, Language Modeling with
     Gated Convolutional Networks, §2.
     """
-    first, second = split(x, 2, axis=axis)
+    x = _tensor(x)
+    length = x.shape[_place(axis, x.ndim)]
+    if length % 2:
+        raise ShapeError(f"glu: axis {axis} of shape {x.shape} has odd length {length}, and is cut in half")
+    first, second = split(x, (length // 2,) * 2, axis=axis)
     return multiply(first, sigmoid(second))
 
 
@@ -175,22 +180,25 @@ def hardtanh(x: Any, /, *, min_val: float = -1.0, max_val: float = 1.0) -> Tenso
     return clip(x, min=min_val, max=max_val)
 
 
-@elementwise(x=lambda xp, v, x: v * ((xp.abs(x) <= 3).astype(x.dtype) * (1 / 6)))
+@elementwise(x=lambda xp, v, x: xp.masked(v * (1 / 6), xp.abs(x) <= 3))
 def hardsigmoid(xp: Any, x: Any, /) -> Any:
-    """x / 6 + ½, between 0 (from x = -3 down) and 1 (from x = 3 up). The derivative at ±3 is 1/6.
+    """x / 6 + ½, between 0 (from x = -3 down) and 1 (from x = 3 up). The derivative at ±3 is 1/6 (0 in
+    torch).
 
     Its own rule, like that of `hardswish`: the composition of clips takes twice as long.
     """
-    return xp.clip(x * (1 / 6) + 0.5, 0.0, 1.0)
+    return cast(xp.clip(x * (1 / 6) + 0.5, 0.0, 1.0), x.dtype)
 
 
 def _slope(xp: Any, x: Any) -> Any:
-    """The derivative of `hardswish`: x / 3 + ½ up to ±3, beyond 0 or 1."""
+    """The derivative of `hardswish` where x > -3: x / 3 + ½, and 1 from 3 up."""
     near = xp.clip(x, -3.0, 3.0)
-    return (near * (near == x).astype(x.dtype) + (near + 3.0)) * (1 / 6)
+    return (near * (near < 3).astype(x.dtype) + (near + 3.0)) * (1 / 6)
 
 
-@elementwise(x=lambda xp, v, x: v * _slope(xp, x))
+@elementwise(x=lambda xp, v, x: xp.masked(v, x > -3) * _slope(xp, x))
 def hardswish(xp: Any, x: Any, /) -> Any:
-    """x · hardsigmoid(x). Paper: Howard et al. 2019, Searching for MobileNetV3, §5.2."""
-    return x * xp.clip(x * (1 / 6) + 0.5, 0.0, 1.0)
+    """x · hardsigmoid(x). The derivative at -3 is 0, and at 3 it is 1. Paper: Howard et al. 2019, Searching
+    for MobileNetV3, §5.2.
+    """
+    return cast(x * xp.clip(x * (1 / 6) + 0.5, 0.0, 1.0), x.dtype)

@@ -30,8 +30,10 @@ def _natural(*values: Any) -> Any:
 def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Make a Tensor of numbers, nested lists or an array.
 
-    Python floats become the default dtype (float32); arrays keep theirs and share their memory where they
-    can.
+    Python floats become the default dtype (float32). An array keeps its dtype and, where that and the device
+    stay, its memory: unlike torch.tensor this makes no copy. Whoever writes into such an array after a graph
+    has read it changes the gradients, and no walk can notice, for an array knows no versions: write with
+    `x.assign(...)`, which walks do notice, or give away a copy, `mg.asarray(array, copy=True)`.
 
     >>> import minigrad as mg
     >>> x = mg.tensor([1.0, 2.0], requires_grad=True)

@@ -11,7 +11,7 @@ from minigrad.errors import ShapeError
 from minigrad.operation import general, linear
 from minigrad.ops.elementwise import divide, sqrt, square, where
 from minigrad.ops.rearranging import _places, _tensor, moveaxis
-from minigrad.ops.reductions import kept_shape, mean, sum
+from minigrad.ops.reductions import in_float32, kept_shape, mean, sum
 from minigrad.ops.shape import _place, astype, concat, reshape
 from minigrad.tensor import Tensor
 
@@ -60,6 +60,7 @@ def _prod(xp: Any, x: Any, /) -> Any:
     return xp.prod(x, axis=-1)
 
 
+@in_float32
 def prod(x: Any, /, *, axis: Axes | None = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
     """Product over `axis` (all axes if None), in `dtype` if one is given. Its derivatives are right with
     zeros, any number of them.
@@ -104,6 +105,7 @@ def _cumulative_prod(xp: Any, x: Any, /) -> Any:
     return xp.cumulative_prod(x, axis=-1)
 
 
+@in_float32
 def cumulative_prod(
     x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
 ) -> Tensor:
@@ -155,6 +157,7 @@ def _from_initial(out: Tensor, place: int, value: float) -> Tensor:
 # ----- Statistics ---------------------------------------------------------------------------------
 
 
+@in_float32
 def var(x: Any, /, *, axis: Axes | None = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """Variance over `axis` (all axes if None): the sum of squared distances from the mean, divided by their
     number less `correction` (1 for the unbiased estimate from a sample).
@@ -166,6 +169,7 @@ def var(x: Any, /, *, axis: Axes | None = None, correction: float = 0.0, keepdim
     return divide(total, max(0.0, float(count) - correction))
 
 
+@in_float32
 def std(x: Any, /, *, axis: Axes | None = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """Standard deviation over `axis`: the root of `var`. Where it is 0, its derivative is taken as 0."""
     variance = var(x, axis=axis, correction=correction, keepdims=keepdims)

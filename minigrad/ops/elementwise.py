@@ -64,16 +64,44 @@ def sqrt(xp: Any, x: Any, /) -> Any:
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * y * xp.pow(x, xp.where(y == 0, xp.ones_like(y), y - 1)),
-    y=lambda xp, v, x, out: v * out * xp.log(xp.where(x > 0, x, xp.ones_like(x))),
+    x=lambda xp, v, x, y: v * y * xp.pow(x, _less_one(xp, x, y)),
+    y=lambda xp, v, x, y, out: v * out * xp.log(_base(xp, x, y)),
 )
 def _power(xp: Any, x: Any, y: Any, /) -> Any:
-    """x to the power y. Where x is not positive the derivative in y is taken as 0."""
+    """x to the power y. The derivative in y is taken as 0 where x is negative; at 0 it is 0 for y ≥ 0 and -∞
+    below.
+    """
     return xp.pow(x, y)
 
 
+def _less_one(xp: Any, x: Any, y: Any) -> Any:
+    """y - 1, but 0 where that would make 0 · ∞ or 0 · NaN of y x^(y - 1) for y = 0."""
+    still = xp.logical_and(y == 0, xp.logical_not(xp.abs(x) > 0))
+    return xp.where(still, xp.zeros_like(y), y - 1)
+
+
+def _base(xp: Any, x: Any, y: Any) -> Any:
+    """x, with 1 in place of bases whose logarithm is to count as 0."""
+    return xp.where(xp.logical_or(x > 0, xp.logical_and(x == 0, y < 0)), x, xp.ones_like(x))
+
+
+@elementwise(x=lambda xp, v, x, out: -2 * v * out / x)
+def _inverse_square(xp: Any, x: Any, /) -> Any:
+    """1 / x², with derivative ∓∞ at ±0."""
+    return 1 / xp.square(x)
+
+
+@elementwise(x=lambda xp, v, x, out: -0.5 * v * out / x)
+def _inverse_root(xp: Any, x: Any, /) -> Any:
+    """1 / √x, with derivative -∞ at 0."""
+    return 1 / xp.sqrt(x)
+
+
 def pow(x: Any, y: Any, /) -> Tensor:
-    """x to the power y. Small whole and half exponents given as numbers become products and roots."""
+    """x to the power y. Small whole and half exponents given as numbers become products and roots, so that,
+    as in torch, half a power of -0.0 has its sign. The derivative in y where x is negative, which has none,
+    is taken as 0 (NaN in torch).
+    """
     if isinstance(y, (int, float)) and isinstance(x, Tensor) and x.dtype.kind in "fV":
         match y:
             case 0:
@@ -89,11 +117,11 @@ def pow(x: Any, y: Any, /) -> Tensor:
             case 0.5:
                 return sqrt(x)
             case -0.5:
-                return divide(1.0, sqrt(x))
+                return _inverse_root(x)
             case -1:
                 return divide(1.0, x)
             case -2:
-                return divide(1.0, square(x))
+                return _inverse_square(x)
     return _power(x, y)
 
 
@@ -158,31 +186,33 @@ def erf(xp: Any, x: Any, /) -> Any:
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * _share(xp, x > y, x == y, v),
-    y=lambda xp, v, x, y: v * _share(xp, y > x, x == y, v),
+    x=lambda xp, v, x, y: _share(xp, v, x < y, x == y),
+    y=lambda xp, v, x, y: _share(xp, v, y < x, x == y),
 )
 def maximum(xp: Any, x: Any, y: Any, /) -> Any:
-    """The larger of x and y. At a tie each takes half of the derivative."""
+    """The larger of x and y. At a tie each takes half of the derivative; beside a NaN, as in torch, both all
+    of it.
+    """
     return xp.maximum(x, y)
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * _share(xp, x < y, x == y, v),
-    y=lambda xp, v, x, y: v * _share(xp, y < x, x == y, v),
+    x=lambda xp, v, x, y: _share(xp, v, x > y, x == y),
+    y=lambda xp, v, x, y: _share(xp, v, y > x, x == y),
 )
 def minimum(xp: Any, x: Any, y: Any, /) -> Any:
-    """The smaller of x and y. At a tie each takes half of the derivative."""
+    """The smaller of x and y. At a tie and beside a NaN as `maximum`."""
     return xp.minimum(x, y)
 
 
-def _share(xp: Any, chosen: Any, tied: Any, like: Any) -> Any:
-    """1 where chosen, ½ at a tie, 0 elsewhere, in the dtype of `like`."""
-    return chosen.astype(like.dtype) + tied.astype(like.dtype) * 0.5
+def _share(xp: Any, v: Any, lost: Any, tied: Any) -> Any:
+    """0 where lost, v/2 at a tie, v elsewhere."""
+    return xp.masked(v, xp.logical_not(lost)) / (1 + tied.astype(v.dtype))
 
 
 def masked(v: Tensor, mask: Tensor) -> Tensor:
-    """v where the mask holds, and v · 0 elsewhere."""
-    return v * mask.astype(v.dtype)
+    """v where the mask holds, and 0 elsewhere, whatever v is there."""
+    return where(mask, v, 0.0)
 
 
 @elementwise(x=lambda xp, v, out: xp.masked(v, out > 0))

@@ -87,8 +87,8 @@ def copysign(xp: Any, x: Any, y: Any, /) -> Any:
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * (x >= y).astype(v.dtype),
-    y=lambda xp, v, x, y: v * (x < y).astype(v.dtype),
+    x=lambda xp, v, x, y: xp.masked(v, x >= y),
+    y=lambda xp, v, x, y: xp.masked(v, x < y),
 )
 def _at_least(xp: Any, x: Any, y: Any, /) -> Any:
     """The larger of x and y, as `maximum`, but at a tie x takes all of the derivative."""
@@ -96,8 +96,8 @@ def _at_least(xp: Any, x: Any, y: Any, /) -> Any:
 
 
 @elementwise(
-    x=lambda xp, v, x, y: v * (x <= y).astype(v.dtype),
-    y=lambda xp, v, x, y: v * (x > y).astype(v.dtype),
+    x=lambda xp, v, x, y: xp.masked(v, x <= y),
+    y=lambda xp, v, x, y: xp.masked(v, x > y),
 )
 def _at_most(xp: Any, x: Any, y: Any, /) -> Any:
     """The smaller of x and y, as `minimum`, but at a tie x takes all of the derivative."""
@@ -149,8 +149,14 @@ def logaddexp(xp: Any, x: Any, y: Any, /) -> Any:
     """ln(eˣ + eʸ), shifted by the larger so that nothing overflows. Where both are the same infinity, each
     takes half of the derivative.
     """
+    x, y = _as_float(xp, x), _as_float(xp, y)
     large, small = xp.maximum(x, y), xp.minimum(x, y)
     return large + xp.log1p(xp.exp(_difference(xp, small, large, xp.isinf(x))))
+
+
+def _as_float(xp: Any, x: Any) -> Any:
+    """x in the dtype that `exp` gives it: differences of whole numbers could leave their range."""
+    return x if x.dtype.kind in "fV" else x.astype(xp.exp(xp.empty(0, dtype=x.dtype)).dtype)
 
 
 def _difference(xp: Any, x: Any, y: Any, infinite: Any) -> Any:

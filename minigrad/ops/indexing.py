@@ -69,6 +69,8 @@ def index_array(name: str, indices: Any, x: Tensor) -> Tensor:
         if array.size:
             raise DTypeError(f"{name}: indices are integers, got {array.dtype}; use .astype('int64')")
         array = array.astype("int64")  # what an empty list is of
+    elif array.dtype == backend.uint64:  # as which libraries do not take indices
+        array = array.astype("int64")
     return Tensor.of(array)
 
 
@@ -79,7 +81,8 @@ def _scatter_rows(xp: Any, v: Any, indices: Any, x_shape: tuple[int, ...], axis:
     if axis:
         v = xp.moveaxis(v, axis, 0)
     rows = xp.reshape(v, (count, math.prod(others)))
-    added = xp.scatter_add(rows, xp.reshape(indices, (-1,)), rows=x_shape[axis])
+    add = add_rows if isinstance(v, Tensor) else xp.scatter_add
+    added = add(rows, xp.reshape(indices, (-1,)), rows=x_shape[axis])
     added = xp.reshape(added, (x_shape[axis], *others))
     return xp.moveaxis(added, 0, axis) if axis else added
 
@@ -99,10 +102,10 @@ def _scatter_add(xp: Any, values: Any, indices: Any, /, *, rows: int) -> Any:
     return xp.scatter_add(values, indices, rows=rows)
 
 
-def scatter_add(values: Any, indices: Any, /, *, rows: int) -> Tensor:
+def add_rows(values: Any, indices: Any, /, *, rows: int) -> Tensor:
     """Add each row of `values` (n, width) into row `indices[i]` of zeros (rows, width), in order of i."""
     values = values if isinstance(values, Tensor) else Tensor(values)
-    return _scatter_add(values, index_array("scatter_add", indices, values), rows=rows)
+    return _scatter_add(values, index_array("add_rows", indices, values), rows=rows)
 
 
 @linear(

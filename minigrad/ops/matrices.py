@@ -265,6 +265,8 @@ def matrix_power(x: Any, n: int, /) -> Tensor:
     x = x if isinstance(x, Tensor) else Tensor(x)
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
         raise ShapeError(f"matrix_power needs square matrices in the last two axes, got shape {x.shape}")
+    if not isinstance(n, int):
+        raise DTypeError(f"matrix_power takes whole powers, got {n!r}; for others see eigh")
     if n < 0:
         return matrix_power(inv(x), -n)
     result = None if n else broadcast_to(eye(x), x.shape)

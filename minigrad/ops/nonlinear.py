@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from minigrad.backend import asarray, constant, host, namespace
+from minigrad.backend_special import is_half, widened
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import erf, sigmoid, sqrt, square, where
 from minigrad.ops.indexing import getitem
 from minigrad.ops.linear import column_sums, row_of_ones
 from minigrad.ops.reductions import logsumexp, mean, sum
+from minigrad.ops.shape import astype
+from minigrad.ops.types import result_type
 from minigrad.tensor import Tensor
 
 BLOCK = 1 << 16  # entries: 256 KiB of float32, a share of a second-level cache
@@ -32,6 +35,10 @@ def blocks(xp: Any, length: int, entries_each: int = 1) -> Iterator[slice]:
 
 
 def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any]:
+    if is_half(x.dtype):
+        wide = (widened(a) for a in (x, weight, bias))
+        out, kept = _layer_norm_forward(xp, *wide, epsilon=epsilon)
+        return out.astype(x.dtype), kept
     width = x.shape[-1]
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != (width,):
@@ -68,7 +75,7 @@ def _layer_norm_forward(xp: Any, x: Any, weight: Any, bias: Any, *, epsilon: flo
 def _layer_norm_pull(
     xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, epsilon: float
 ) -> list[Any]:
-    x, weight, _ = arrays
+    (x, weight), v = map(widened, arrays[:2]), widened(v)
     mean, inverse = kept
     width = x.shape[-1]
     rows, v = x.reshape(mean.shape[0], width), v.reshape(mean.shape[0], width)
@@ -117,9 +124,12 @@ def _layer_norm_kernels(
 def layer_norm(x: Any, weight: Any, bias: Any, /, *, epsilon: float = 1e-5) -> Tensor:
     """Normalise the last axis to mean 0 and variance 1 (biased), then scale by `weight` and shift by `bias`.
 
-    Shapes: x (..., width); weight and bias (width,) or None. Paper: Ba, Kiros, Hinton 2016, Layer
-    Normalization, eq. 4.
+    Shapes: x (..., width); weight and bias (width,) or None. Half precision is computed in float32. Paper:
+    Ba, Kiros, Hinton 2016, Layer Normalization, eq. 4.
     """
+    if is_half(x.dtype):
+        dtype = result_type(*(a for a in (x, weight, bias) if a is not None))
+        return astype(layer_norm(astype(x, "float32"), weight, bias, epsilon=epsilon), dtype)
     centred = x - mean(x, axis=-1, keepdims=True)
     variance = mean(square(centred), axis=-1, keepdims=True)
     out = centred * (1.0 / sqrt(variance + epsilon))
@@ -222,6 +232,9 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
 def _cross_entropy_forward(
     xp: Any, logits: Any, targets: Any, counted: Any, *, reduction: str
 ) -> tuple[Any, Any]:
+    if is_half(logits.dtype):
+        losses, kept = _cross_entropy_forward(xp, widened(logits), targets, counted, reduction=reduction)
+        return losses.astype(logits.dtype), kept
     rows = xp.arange(targets.shape[0])
     top = xp.max(logits, axis=-1, keepdims=True)
     shifted = logits - top
@@ -235,7 +248,7 @@ def _cross_entropy_forward(
     total += top
     if reduction == "none":
         return losses, (total, rows)
-    loss = losses.sum()
+    loss = xp.sum(losses)
     if reduction == "mean":
         loss = loss / _count(xp, losses, counted)
     return xp.asarray(loss), (total, rows)
@@ -252,10 +265,11 @@ def _cross_entropy_pull(
     xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, reduction: str
 ) -> list[Any]:
     (logits, targets, counted), (log_total, rows) = arrays, kept
+    logits, v = widened(logits), widened(v)
     if reduction == "mean":
         v = v / _count(xp, log_total, counted)
     if counted is not None:
-        v = v * counted
+        v = xp.masked(v, counted)
     column = v[:, None] if v.shape else v  # of all rows, or of each
     if xp.kernels is not None:
         gradient = xp.kernels.softmax_pull(column, logits, log_total)
@@ -269,6 +283,9 @@ def _cross_entropy_pull(
 
 @fused(forward=_cross_entropy_forward, pull=_cross_entropy_pull)
 def _cross_entropy(logits: Any, targets: Any, counted: Any = None, /, *, reduction: str) -> Tensor:
+    if is_half(logits.dtype):
+        wide = astype(logits, "float32")
+        return astype(_cross_entropy(wide, targets, counted, reduction=reduction), logits.dtype)
     labels, counts = (a.data if isinstance(a, Tensor) else a for a in (targets, counted))
     xp = namespace(logits.data)
     losses = logsumexp(logits, axis=-1) - getitem(logits, (xp.arange(labels.shape[0]), labels))

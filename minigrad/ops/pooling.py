@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad import backend
+from minigrad.backend_special import is_half, widened
 from minigrad.backend_windows import Cells, Geometry, window_counts, window_slices
 from minigrad.errors import UsageError
 from minigrad.fused import fused
 from minigrad.ops.reductions import max, sum
-from minigrad.ops.shape import reshape, stack
+from minigrad.ops.shape import astype, reshape, stack
 from minigrad.ops.windows import Sizes, bordered, cut_windows, fitting, image, several, sum_cells
 from minigrad.tensor import Tensor
 
@@ -42,14 +43,15 @@ def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, geo
     """Every entry that equals the largest of its window gets an equal share of the cotangent."""
     (x,) = arrays
     slices = [index for _, index in window_slices(kept.shape[2:], geometry)]
-    hits = [x[(..., *index)] == kept for index in slices]
+    unknown = kept != kept  # in a window with a NaN, all entries share
+    hits = [xp.logical_or(x[(..., *index)] == kept, unknown) for index in slices]
     ties = xp.add(hits[0], xp.zeros_like(kept))
     for hit in hits[1:]:
         ties += hit
     xp.divide(v, ties, out=ties)
     dx = xp.zeros_like(x)
     for index, hit in zip(slices, hits, strict=True):
-        dx[(..., *index)] += hit * ties
+        dx[(..., *index)] += xp.masked(ties, hit)
     return [dx]
 
 
@@ -141,6 +143,9 @@ def _mean(
     if divisor is not None and (type(divisor) is not int or not divisor):
         raise UsageError(f"{name}: divisor_override is {divisor!r}; expected a whole number, not 0")
     x, geometry, counts, border = _pool_arguments(name, axes, x, kernel, stride, padding, 1, ceil)
+    if is_half(x.dtype):  # the sums do not fit
+        options = (kernel, stride, padding, ceil, include, divisor)
+        return astype(_mean(name, axes, astype(x, "float32"), *options), x.dtype)
     total = sum(cut_windows(bordered(x, border), geometry), axis=tuple(range(2, 2 + axes)))
     if divisor is not None:
         return total / float(divisor)
@@ -224,11 +229,13 @@ def _max_pull(
     xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, cells: tuple[Cells, ...]
 ) -> list[Any]:
     (x,) = arrays
-    dx, ones = xp.zeros_like(x), (None,) * len(cells)
+    dx, ones, wide = xp.zeros_like(x), (None,) * len(cells), widened(v)
     for place, index in _cell_indices(cells):
-        hits = x[(..., *index)] == kept[(..., *place, *ones)]
-        ties = xp.sum(hits.astype(x.dtype), axis=tuple(range(2, x.ndim)))
-        dx[(..., *index)] += hits * (v[(..., *place)] / ties)[(..., *ones)]
+        largest = kept[(..., *place, *ones)]
+        hits = xp.logical_or(x[(..., *index)] == largest, largest != largest)
+        ties = xp.sum(hits.astype(wide.dtype), axis=tuple(range(2, x.ndim)))
+        share = (wide[(..., *place)] / ties).astype(x.dtype)
+        dx[(..., *index)] += xp.masked(share[(..., *ones)], hits)
     return [dx]
 
 
@@ -257,11 +264,13 @@ def _adaptive(name: str, axes: int, x: Any, output_size: Any, pool: Callable[...
     cells = tuple(map(_cells, x.shape[2:], sizes))
     if pool is max_pool2d:
         return _max_cells(x, cells=cells)
+    dtype = x.dtype
+    x = astype(x, "float32") if is_half(dtype) else x
     for axis, pieces in enumerate(cells, 2):  # along one axis after the other
         counts = [float(stop - start) for start, stop in pieces]
         share = Tensor.of(backend.asarray(counts, dtype=x.dtype, device=x.device))
         x = sum_cells(x, axis, pieces) / reshape(share, (-1, *(1,) * (x.ndim - 1 - axis)))
-    return x
+    return astype(x, dtype, copy=False)
 
 
 def adaptive_avg_pool1d(x: Any, /, output_size: Sizes) -> Tensor:

@@ -214,13 +214,20 @@ def _diagonal(x: Tensor, offset: int = 0) -> Tensor:
 # ----- The relatives ------------------------------------------------------------------------------
 
 
-def tensordot(x: Any, y: Any, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
-    """Sum over `axes` of x and of y: (axes of x, axes of y), or the last and the first n of them.
+def tensordot(
+    x: Any, y: Any, /, *, axes: int | tuple[int | Sequence[int], int | Sequence[int]] = 2
+) -> Tensor:
+    """Sum over `axes` of x and of y: (axes of x, axes of y), each an axis or several, or the last and the
+    first n of them.
 
     Shapes: (..., summed) and (summed, ...) → the axes of x that are left, then those of y.
     """
     x, y = (a if isinstance(a, Tensor) else Tensor(a) for a in (x, y))
-    given = ([*range(-axes, 0)], [*range(axes)]) if isinstance(axes, int) else axes
+    given = (
+        ([*range(-axes, 0)], [*range(axes)])
+        if isinstance(axes, int)
+        else [[i] if isinstance(i, int) else i for i in axes]
+    )
     if any(not -a.ndim <= i < a.ndim for a, several in zip((x, y), given, strict=True) for i in several):
         raise ShapeError(f"tensordot: axes {axes} are not there in shapes {x.shape} and {y.shape}")
     of_x, of_y = ([i % a.ndim for i in several] for a, several in zip((x, y), given, strict=True))

@@ -147,9 +147,12 @@ def unfold(x: Any, /, *, axis: int, size: int, step: int = 1) -> Tensor:
 # ----- Repeating and moving entries ---------------------------------------------------------------
 
 
-def tile(x: Any, repetitions: Sequence[int], /) -> Tensor:
-    """Copies of x side by side, `repetitions` of them along each axis; missing axes are put in front."""
+def tile(x: Any, repetitions: int | Sequence[int], /) -> Tensor:
+    """Copies of x side by side, `repetitions` of them along each axis (a number: along the last); missing
+    axes are put in front.
+    """
     x = _tensor(x)
+    repetitions = (repetitions,) if isinstance(repetitions, int) else repetitions
     axes = max(x.ndim, len(repetitions))
     shape = (1,) * (axes - x.ndim) + x.shape
     counts = (1,) * (axes - len(repetitions)) + tuple(repetitions)
@@ -173,6 +176,8 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
         if counts.shape not in ((), (1,), (length,)):
             raise ShapeError(f"repeat: {length} entries cannot be repeated {counts.shape} numbers of times")
         xp = backend.namespace(counts)
+        if counts.dtype.kind not in "iub" or (xp is backend.host and counts.size and counts.min() < 0):
+            raise UsageError(f"repeat: numbers of times are whole and at least 0, got {repeats}")
         places = xp.repeat(xp.arange(length), xp.broadcast_to(counts, (length,)))
         rows = take(moveaxis(x, place, 0), backend.asarray(places, device=x.device))
         return moveaxis(rows, 0, place)
@@ -200,7 +205,7 @@ def roll(x: Any, /, shift: Axes, *, axis: Axes | None = None) -> Tensor:
     shifts = shift if isinstance(shift, tuple) else (shift,) * len(places)
     if len(shifts) != len(places):
         raise ShapeError(f"roll: {len(shifts)} shifts {shift} for {len(places)} axes {axis}")
-    return _roll(x, shift=shifts, axis=places)
+    return _roll(x, shift=shifts, axis=places) if places else x
 
 
 @linear(x=lambda xp, v, index: v[index])

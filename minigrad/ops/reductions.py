@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, cast
 
-from minigrad import operation
+from minigrad import backend, operation
+from minigrad.backend_special import is_half, widened
 from minigrad.graph import state
 from minigrad.operation import general, linear
 from minigrad.ops.elementwise import divide, exp, isfinite, log, where
-from minigrad.ops.shape import astype
+from minigrad.ops.shape import _place as place
+from minigrad.ops.shape import astype, reshape
 from minigrad.tensor import Tensor
 
+Axes = int | tuple[int, ...] | None
+P = ParamSpec("P")
 
-def kept_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+
+def kept_shape(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
     """The shape after a reduction with keepdims=True."""
     if axis is None:
         return (1,) * len(shape)
@@ -27,48 +34,73 @@ def _spread(xp: Any, v: Any, shape: tuple[int, ...], axis: Any) -> Any:
 
 
 @linear(x=lambda xp, v, x_shape, axis: _spread(xp, v, x_shape, axis))
-def _sum(xp: Any, x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
-    """Sum over axes."""
-    return xp.sum(x, axis=axis, keepdims=keepdims)
+def _sum(xp: Any, x: Any, /, *, axis: Axes = None, keepdims: bool = False, dtype: Any = None) -> Any:
+    """Sum over axes, in `dtype` if one is given."""
+    return xp.sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
 
 
-def sum(
-    x: Any, /, *, axis: int | tuple[int, ...] | None = None, dtype: Any = None, keepdims: bool = False
-) -> Tensor:
-    """Sum over `axis` (all axes if None), in `dtype` if one is given."""
+def sum(x: Any, /, *, axis: Axes = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """Sum over `axis` (all axes if None), in `dtype` if one is given. Half precision is added up in
+    float32.
+    """
     return _sum(x if dtype is None else astype(x, dtype, copy=False), axis=axis, keepdims=keepdims)
 
 
-def mean(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """Arithmetic mean over `axis` (all axes if None)."""
+def mean(x: Any, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Arithmetic mean over `axis` (all axes if None). That of half precision is right even where the sum
+    overflows.
+    """
     x = x if isinstance(x, Tensor) else Tensor(x)
     kept = kept_shape(x.shape, axis)
     count = math.prod(n for n, k in zip(x.shape, kept, strict=True) if k != n)
+    if is_half(x.dtype):
+        total = _sum(x, axis=axis, keepdims=keepdims, dtype=backend.float32)
+        return astype(divide(total, float(count)), x.dtype)
     return divide(sum(x, axis=axis, keepdims=keepdims), float(count))
 
 
-def _ties(xp: Any, x: Any, out: Any, axis: Any) -> Any:
-    """The share of each entry in the extreme: 1/k for each of k entries that equal it."""
-    hits = (x == xp.reshape(out, kept_shape(x.shape, axis))).astype(out.dtype)
-    return hits / xp.sum(hits, axis=axis, keepdims=True)
+def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """The function of one tensor, computed in float32 for half precision, which its result has again (or the
+    `dtype` asked for): for what is composed of sums that do not fit into 16 bits.
+    """
+
+    @wraps(function)
+    def computed(*arguments: P.args, **keywords: P.kwargs) -> Tensor:
+        x, wide = arguments[0], cast(Any, function)
+        dtype = getattr(x, "dtype", None)
+        if dtype is None or not is_half(dtype) or keywords.get("dtype") is not None:
+            return function(*arguments, **keywords)
+        return astype(wide(astype(x, backend.float32), *arguments[1:], **keywords), dtype)
+
+    return computed
+
+
+def _hits(xp: Any, x: Any, out: Any, axis: Any) -> tuple[Any, Any]:
+    """Which entries are the extreme, and how many along each line; beside a NaN, all of them."""
+    found = xp.reshape(out, kept_shape(x.shape, axis))
+    hits = xp.logical_or(x == found, found != found)
+    kind = backend.float32 if is_half(out.dtype) else out.dtype
+    return hits, xp.sum(hits.astype(kind), axis=axis, keepdims=True)
 
 
 def _pull_extreme(xp: Any, v: Any, needs: Any, x: Any, out: Any, axis: Any) -> tuple[Any]:
-    return (xp.reshape(v, kept_shape(x.shape, axis)) * _ties(xp, x, out, axis),)
+    hits, count = _hits(xp, x, out, axis)
+    return (xp.masked(xp.reshape(v, count.shape) / count, hits),)
 
 
 def _push_extreme(xp: Any, tangents: Any, x: Any, out: Any, axis: Any, keepdims: bool) -> Any:
-    return xp.sum(tangents[0] * _ties(xp, x, out, axis), axis=axis, keepdims=keepdims)
+    hits, count = _hits(xp, x, out, axis)
+    return xp.sum(xp.masked(tangents[0], hits) / count, axis=axis, keepdims=keepdims)
 
 
 @general(pull=_pull_extreme, push=_push_extreme)
-def max(xp: Any, x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
+def max(xp: Any, x: Any, /, *, axis: Axes = None, keepdims: bool = False) -> Any:
     """Largest entry over `axis`. Entries that tie share the derivative equally."""
     return xp.max(x, axis=axis, keepdims=keepdims)
 
 
 @general(pull=_pull_extreme, push=_push_extreme)
-def min(xp: Any, x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
+def min(xp: Any, x: Any, /, *, axis: Axes = None, keepdims: bool = False) -> Any:
     """Smallest entry over `axis`. Entries that tie share the derivative equally."""
     return xp.min(x, axis=axis, keepdims=keepdims)
 
@@ -79,9 +111,12 @@ def argmax(xp: Any, x: Any, /, *, axis: int | None = None, keepdims: bool = Fals
     return xp.argmax(x, axis=axis, keepdims=keepdims)
 
 
-def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """ln Σ eˣ over `axis`, shifted by the largest entry so that nothing overflows."""
-    x = x if isinstance(x, Tensor) else Tensor(x)
+@in_float32
+def logsumexp(x: Any, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """ln Σ eˣ over `axis`, shifted by the largest entry so that nothing overflows; -∞ of no entries."""
+    x = floating("logsumexp", x)
+    if not x.size:
+        return sum(x, axis=axis, keepdims=keepdims) - math.inf
     top = max(x, axis=axis, keepdims=True).detach()
     top = where(isfinite(top), top, 0)  # ∞ - ∞ would make a NaN of a row that is all -∞
     total = log(sum(exp(x - top), axis=axis, keepdims=True)) + top
@@ -89,6 +124,7 @@ def logsumexp(x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims:
 
 
 def _pull_softmax(xp: Any, v: Any, needs: Any, out: Any, axis: int) -> tuple[Any]:
+    v, out = widened(v), widened(out)
     last = axis in (-1, out.ndim - 1)
     along = xp.vecdot(v, out)[..., None] if last else xp.sum(v * out, axis=axis, keepdims=True)
     return (out * (v - along),)
@@ -101,6 +137,8 @@ def _push_softmax(xp: Any, tangents: Any, out: Any, axis: int) -> Any:
 @general(pull=_pull_softmax, push=_push_softmax)
 def _softmax(xp: Any, x: Any, /, *, axis: int) -> Any:
     """eˣ / Σ eˣ. Its own rule saves the result only: half the time and memory of its composition."""
+    if is_half(x.dtype):
+        return _softmax.operation.forward(xp, widened(x), axis=axis).astype(x.dtype)  # type: ignore[attr-defined]
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     out = xp.exp(shifted, out=shifted) if xp.in_place else xp.exp(shifted)
     out /= xp.sum(out, axis=axis, keepdims=True)
@@ -108,30 +146,41 @@ def _softmax(xp: Any, x: Any, /, *, axis: int) -> Any:
 
 
 def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
-    """eˣ / Σ eˣ over `axis`, shifted by the largest entry so that nothing overflows."""
-    return _softmax(floating("softmax", x), axis=axis)
+    """eˣ / Σ eˣ over `axis`, shifted by the largest entry so that nothing overflows. Of a number it is 1."""
+    return _lines(_softmax, floating("softmax", x), axis)
+
+
+def _lines(operation: Callable[..., Tensor], x: Tensor, axis: int) -> Tensor:
+    """The operation along lines, where there are any: a number counts as a line of one."""
+    if x.ndim and x.size:
+        return operation(x, axis=axis)
+    place(axis, x.ndim or 1)
+    return x * 1.0 if x.ndim else reshape(operation(reshape(x, (1,)), axis=0), ())
 
 
 def _pull_log_softmax(xp: Any, v: Any, needs: Any, out: Any, axis: int) -> tuple[Any]:
-    return (v - xp.exp(out) * xp.sum(v, axis=axis, keepdims=True),)
+    v = widened(v)
+    return (v - xp.exp(widened(out)) * xp.sum(v, axis=axis, keepdims=True),)
 
 
 def _push_log_softmax(xp: Any, tangents: Any, out: Any, axis: int) -> Any:
-    moved = tangents[0]
-    return moved - xp.sum(xp.exp(out) * moved, axis=axis, keepdims=True)
+    moved = widened(tangents[0])
+    return moved - xp.sum(xp.exp(widened(out)) * moved, axis=axis, keepdims=True)
 
 
 @general(pull=_pull_log_softmax, push=_push_log_softmax)
 def _log_softmax(xp: Any, x: Any, /, *, axis: int) -> Any:
     """x - ln Σ eˣ. Its own rule saves the result only."""
+    if is_half(x.dtype):
+        return _log_softmax.operation.forward(xp, widened(x), axis=axis).astype(x.dtype)  # type: ignore[attr-defined]
     out = x - xp.max(x, axis=axis, keepdims=True)
     out -= xp.log(xp.sum(xp.exp(out), axis=axis, keepdims=True))
     return out
 
 
 def log_softmax(x: Any, /, *, axis: int = -1) -> Tensor:
-    """x - ln Σ eˣ over `axis`."""
-    return _log_softmax(floating("log_softmax", x), axis=axis)
+    """x - ln Σ eˣ over `axis`. Of a number it is 0."""
+    return _lines(_log_softmax, floating("log_softmax", x), axis)
 
 
 def floating(name: str, x: Any) -> Tensor:

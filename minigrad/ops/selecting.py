@@ -1,7 +1,7 @@
 """Gathering, scattering and functional updates; sorting; products, variances and cumulative reductions.
 
-Names and semantics follow the Python array API standard; `gather`, `scatter`, `index_add`, `masked_fill`,
-`topk` and `median` follow torch, and `x.at[index].set(values)` follows JAX.
+Names and semantics follow the Python array API standard; `gather`, `scatter`, `scatter_add`, `index_add`,
+`masked_fill`, `topk` and `median` follow torch, and `x.at[index].set(values)` follows JAX.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.operation import general, linear
 from minigrad.ops.cumulative import cumulative_prod, cumulative_sum, median, prod, std, var
 from minigrad.ops.elementwise import where
-from minigrad.ops.indexing import _beside, _raw, getitem, index_array, scatter_add, take, unindex
+from minigrad.ops.indexing import _beside, _raw, add_rows, getitem, index_array, take, unindex
 from minigrad.ops.rearranging import _tensor, flip, moveaxis, unstack
-from minigrad.ops.shape import _place, broadcast_to, reshape
+from minigrad.ops.shape import _place, astype, broadcast_to, reshape
 from minigrad.ops.types import broadcast_shapes
 from minigrad.tensor import Tensor
 
@@ -36,6 +36,7 @@ __all__ = [
     "nonzero",
     "prod",
     "scatter",
+    "scatter_add",
     "scatter_along_axis",
     "searchsorted",
     "sort",
@@ -138,7 +139,7 @@ class Place:
         """The tensor with `values` (broadcast) added at this place: several times where it repeats."""
         x, index = self._x, _raw(self._index, self._x)
         values = values if isinstance(values, Tensor) else Tensor(values, dtype=x.dtype, device=x.device)
-        return x + unindex(broadcast_to(values, x.data[index].shape), index=index, shape=x.shape)
+        return x + unindex(broadcast_to(values, getitem(x.detach(), index).shape), index=index, shape=x.shape)
 
 
 # ----- Along an axis ------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
 
 def scatter_along_axis(values: Any, indices: Any, /, *, axis: int, length: int) -> Tensor:
     """Add `values` into zeros that are `length` long on `axis`, each at its index there: the transpose of
-    `take_along_axis`. With torch's scatter_add it is `x + scatter_along_axis(...)`.
+    `take_along_axis`.
     """
     values = _tensor(values)
     indices, place = _integers("scatter_along_axis", values, indices, axis)
@@ -234,6 +235,22 @@ def scatter(x: Any, indices: Any, source: Any, /, *, axis: int) -> Tensor:
     return index_set(x, tuple(grid), source)
 
 
+def scatter_add(x: Any, indices: Any, source: Any, /, *, axis: int) -> Tensor:
+    """x with source[i, j, k] added at [i, indices[i, j, k], k] for axis 1 (torch). `source` is as large as
+    `indices` or larger, and `indices` on the other axes as x or smaller.
+    """
+    x = _tensor(x)
+    indices, place = _integers("scatter_add", x, indices, axis)
+    _cropped("scatter_add", x, indices.shape, place)
+    source = source if isinstance(source, Tensor) else Tensor(source, dtype=x.dtype, device=x.device)
+    if source.ndim != x.ndim:
+        raise ShapeError(f"scatter_add: source {source.shape} and x {x.shape} differ in their number of axes")
+    source = _cropped("scatter_add", source, indices.shape, None)
+    added = scatter_along_axis(source, indices, axis=place, length=x.shape[place])
+    corner = tuple(slice(n) for n in added.shape)
+    return x + (added if added.shape == x.shape else unindex(added, index=corner, shape=x.shape))
+
+
 def index_add(x: Any, indices: Any, source: Any, /, *, axis: int = 0, alpha: float = 1) -> Tensor:
     """x with `alpha` times slice i of `source` added to slice `indices[i]`, along `axis` (torch)."""
     x = _tensor(x)
@@ -246,16 +263,18 @@ def index_add(x: Any, indices: Any, source: Any, /, *, axis: int = 0, alpha: flo
         )
     moved = moveaxis(source, place, 0)
     rows = reshape(moved, (count, math.prod(moved.shape[1:])))
-    added = reshape(scatter_add(rows, indices.astype("int64"), rows=length), (length, *moved.shape[1:]))
+    added = reshape(add_rows(rows, indices.astype("int64"), rows=length), (length, *moved.shape[1:]))
     return x + moveaxis(added if alpha == 1 else added * alpha, 0, place)
 
 
 def masked_fill(x: Any, mask: Any, value: Any, /) -> Tensor:
-    """x with `value` where the mask (of booleans, broadcast) holds."""
+    """x with `value` where the mask (of booleans, broadcast) holds. A tensor as value takes x's dtype."""
     x = _tensor(x)
     mask = Tensor.of(_beside(mask if isinstance(mask, Tensor) else backend.asarray(mask), x))
     if mask.dtype != backend.boolean:
         raise DTypeError(f"masked_fill: the mask is {mask.dtype}; expected booleans, as in x > 0")
+    if hasattr(value, "dtype"):
+        value = astype(value, x.dtype, copy=False)
     return where(mask, value, x)
 
 

@@ -1,5 +1,5 @@
 """Moving data without changing it: shapes, joins, casts, transfers. All linear, so only transposes are
-written.
+written. Names and semantics follow the Python array API standard; `split` follows torch.
 """
 
 from __future__ import annotations
@@ -82,15 +82,18 @@ def broadcast_to(x: Any, /, shape: Sequence[int]) -> Tensor:
     return _broadcast_to(x, shape=tuple(shape))
 
 
-def expand_dims(x: Any, /, axis: int = 0) -> Tensor:
-    """Insert an axis of length 1."""
+def expand_dims(x: Any, /, axis: int | tuple[int, ...] = 0) -> Tensor:
+    """Insert an axis of length 1, or several: `axis` is where they are in the result."""
     x = x if isinstance(x, Tensor) else Tensor(x)
-    place = axis + x.ndim + 1 if axis < 0 else axis
-    if not 0 <= place <= x.ndim:
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    ndim = x.ndim + len(axes)
+    places = {a % ndim for a in axes if -ndim <= a < ndim}
+    if len(places) < len(axes):
         raise ShapeError(
-            f"cannot insert axis {axis} into shape {x.shape}; expected {-x.ndim - 1} to {x.ndim}"
+            f"cannot insert axis {axis} into shape {x.shape}; expected {-ndim} to {ndim - 1}, each once"
         )
-    return reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
+    lengths = iter(x.shape)
+    return reshape(x, tuple(1 if i in places else next(lengths) for i in range(ndim)))
 
 
 def squeeze(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
@@ -141,6 +144,8 @@ def _concat(xp: Any, /, *arrays: Any, axis: int = 0) -> Any:
 
 def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Tensor:
     """Join arrays along an existing axis; with None, all entries in one line."""
+    if not len(arrays):
+        raise ShapeError("concat joins at least one array, and got none")
     if axis is None:
         arrays, axis = [reshape(x, (-1,)) for x in arrays], 0
     return _concat(*arrays, axis=axis)
@@ -204,14 +209,25 @@ def _cut(xp: Any, x: Any, /, *, axis: int, sizes: tuple[int, ...], dropped: bool
     return _parts(x, axis, sizes, dropped)
 
 
-def split(x: Any, /, sections: int, *, axis: int = 0) -> tuple[Tensor, ...]:
-    """Cut x into `sections` equal parts along `axis`, each a view."""
+def split(x: Any, /, sizes: int | Sequence[int], *, axis: int = 0) -> tuple[Tensor, ...]:
+    """Cut x along `axis` into views of `sizes` entries each, of which the last may be shorter; or of the
+    lengths in a list, as torch does. For a number of parts see `chunk`.
+    """
     x = x if isinstance(x, Tensor) else Tensor(x)
     place = _place(axis, x.ndim)
     length = x.shape[place]
-    if sections < 1 or length % sections:
-        raise ShapeError(f"cannot split an axis of length {length} into {sections} equal parts")
-    return tuple(_cut(x, axis=place, sizes=(length // sections,) * sections, dropped=False))
+    if isinstance(sizes, int):
+        if sizes < 0 or (not sizes and length):
+            raise ShapeError(f"split: parts of {sizes} entries cannot make up an axis of length {length}")
+        lengths = tuple(min(sizes, length - start) for start in range(0, length, sizes or 1)) or (0,)
+    else:
+        lengths = tuple(sizes)
+        if min(lengths, default=0) < 0 or sum(lengths) != length:
+            raise ShapeError(
+                f"split: parts of {lengths} entries do not make up axis {axis} of shape {x.shape}; "
+                f"lengths are at least 0 and add up to {length}"
+            )
+    return tuple(_cut(x, axis=place, sizes=lengths, dropped=False)) if lengths else ()
 
 
 @linear(x=lambda xp, v, x_dtype: v.astype(x_dtype))
@@ -240,4 +256,5 @@ def _moved(v: Any, device: str) -> Any:
 
 def to_device(x: Any, /, device: str) -> Tensor:
     """The same values on another device. Its transpose moves the gradient back."""
+    device = str(device)  # another library's object is refused by its name
     return x if x.device == device else _to_device(x, device=device, source=x.device)

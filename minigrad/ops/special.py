@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from minigrad.backend_special import cast
 from minigrad.errors import UsageError
 from minigrad.operation import elementwise
 from minigrad.tensor import Tensor
@@ -32,7 +33,8 @@ def _sinc(xp: Any, x: Any, /, *, order: int) -> Any:
     for n in range(1, order + 1):
         turned.append(xp.cos(far) if n == 1 else -turned[n - 2])
         out = (turned[n] - n * out) / far
-    return xp.where(near, _sinc_series(xp, xp.where(near, u, xp.zeros_like(u)), order), out) * math.pi**order
+    out = xp.where(near, _sinc_series(xp, xp.where(near, u, xp.zeros_like(u)), order), out) * math.pi**order
+    return cast(out, x.dtype)
 
 
 def _sinc_series(xp: Any, u: Any, order: int) -> Any:

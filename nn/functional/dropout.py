@@ -33,9 +33,7 @@ def _scaled(x: Tensor, shape: tuple[int, ...], p: float, training: bool, stream:
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, stream: str = "dropout") -> Tensor:
     """Set each entry to 0 with probability p and scale the others by 1/(1-p); the identity unless training.
 
-    Calls in two stages of a pipeline draw one mask in both unless each names a `stream` of its own, for only
-    the streams of layers are compared there. Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at
-    training time).
+    Paper: Srivastava et al. 2014, Dropout, §4 (here scaled at training time).
     """
     return _scaled(x, x.shape, p, training, stream)
 

@@ -81,7 +81,8 @@ class BatchNorm(Module):
         if update and self.num_batches_tracked is not None:
             self.num_batches_tracked.assign(self.num_batches_tracked + 1)
             if self.momentum is None:
-                momentum = 1.0 / max(int(self.num_batches_tracked), 1)
+                counted = self.num_batches_tracked.device != "shapes"  # nobody knows the number there
+                momentum = 1.0 / max(int(self.num_batches_tracked), 1) if counted else 1.0
         return functional.batch_norm(
             x,
             self.running_mean if update or not training else None,

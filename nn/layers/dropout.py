@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from minigrad.nn import functional
 from minigrad.nn.functional.arguments import flags, real, refuse
@@ -14,7 +15,7 @@ from minigrad.tensor import Tensor
 
 class _Numbers(threading.local):
     def __init__(self) -> None:
-        self.next = itertools.count().__next__
+        self.next, self.prefix = itertools.count().__next__, ""
 
 
 _numbers = _Numbers()
@@ -22,7 +23,18 @@ _numbers = _Numbers()
 
 def new_stream(kind: str) -> str:
     """A name for the random numbers of one more layer that this thread makes."""
-    return f"{kind} {_numbers.next()}"
+    return f"{kind} {_numbers.prefix}{_numbers.next()}"
+
+
+@contextmanager
+def numbered(prefix: str) -> Iterator[None]:
+    """The layers made inside the block are numbered by themselves, behind a prefix."""
+    before = _numbers.next, _numbers.prefix
+    _numbers.next, _numbers.prefix = itertools.count().__next__, prefix
+    try:
+        yield
+    finally:
+        _numbers.next, _numbers.prefix = before
 
 
 def named_stream(layer: Module, kind: str, stream: str | None) -> str:

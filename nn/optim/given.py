@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from minigrad.errors import UsageError
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
+
+
+class OwnPart(Iterator[Any]):
+    """The parameters of this rank's part of a model, whose other parts are trained by other ranks.
+
+    An optimizer over them may have none, and its step may find no gradient, since all may be elsewhere.
+    `walked()` says whether there was a backward walk at all.
+    """
+
+    def __init__(self, parameters: Iterable[Any], walked: Callable[[], bool]) -> None:
+        self.walked, self._rest = walked, iter(parameters)
+
+    def __next__(self) -> Any:
+        return next(self._rest)
+
+    @staticmethod
+    def among(params: Any, given: Iterable[Any]) -> OwnPart | None:
+        """What an optimizer was given, or one of its groups, if it is such a part."""
+        several = [params, *(one.get("params") for one in given if isinstance(one, Mapping))]
+        return next((one for one in several if isinstance(one, OwnPart)), None)
+
+
+def check_some(parameters: Sequence[Parameter], part: OwnPart | None) -> None:
+    """Raise UsageError for none, unless it is a part of a model that has none."""
+    if not parameters and part is None:
+        raise UsageError(
+            "an optimizer needs at least one parameter, and got none; where a rank of a pipeline may have "
+            "none to train, give pipeline.parameters() as it is, not a list made of it"
+        )
 
 
 def listed(params: Any) -> list[Any]:

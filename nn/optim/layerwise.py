@@ -37,7 +37,7 @@ class Layerwise(Optimizer):
         xp = self.namespace
         squares = xp.zeros((2, len(self.parameters)), dtype="float64")
         for piece in pieces:
-            (index,), step, settings = piece.members, self.step_number(piece), self.param_groups[piece.group]
+            (index,), step, settings = piece.members, self.step_number(piece), reading.settings[piece.group]
             for part in reading.parts(piece):
                 move = self.prepare(part.values, part.gradient, part.state, settings, step)
                 squares[0, index] += xp.vecdot(part.values, part.values)
@@ -47,7 +47,7 @@ class Layerwise(Optimizer):
             self._reduce(squares)
         norms = xp.sqrt(squares)
         for piece in pieces:
-            (index,), step, settings = piece.members, self.step_number(piece), self.param_groups[piece.group]
+            (index,), step, settings = piece.members, self.step_number(piece), reading.settings[piece.group]
             ratio = self.ratio(norms[0, index : index + 1], norms[1, index : index + 1], settings)
             for part in reading.parts(piece):
                 scale = ratio.astype(part.values.dtype)

@@ -21,7 +21,7 @@ from minigrad.backend import Array
 from minigrad.errors import UsageError
 from minigrad.graph import Leaf
 from minigrad.nn.module import Parameter
-from minigrad.nn.optim.given import check_alike, check_once, listed
+from minigrad.nn.optim.given import OwnPart, check_alike, check_once, check_some, listed
 from minigrad.nn.optim.piece import Piece, check_gradient
 from minigrad.nn.optim.reading import Reading
 from minigrad.nn.optim.shard import Shard, check_shards
@@ -44,6 +44,7 @@ class Optimizer(SavedState):
 
     def __init__(self, params: Params, **defaults: Any) -> None:
         given = listed(params)
+        self.part = OwnPart.among(params, given)
         grouped = any(isinstance(one, Mapping) for one in given)
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
@@ -53,6 +54,7 @@ class Optimizer(SavedState):
         self._reduce: Callable[[Array], None] | None = None
         self._allocate: Callable[[str, int, Any], Array] | None = None
         self._master: Any = None
+        self._refusal = ""
         self.flat_parameters: Array | None = None
         self._views: list[Array] = []
         self._flat_state: dict[str, Array] = {}
@@ -61,8 +63,7 @@ class Optimizer(SavedState):
         self._scratch: Array | None = None
         self._forget_layout()
         self._add([self._group(one) for one in (given if grouped else [{"params": given}])])
-        if not self.parameters:
-            raise UsageError("an optimizer needs at least one parameter, and got none")
+        check_some(self.parameters, self.part)
 
     # ----- Parameters and their groups -----
 
@@ -132,8 +133,7 @@ class Optimizer(SavedState):
     def _lay_out(self) -> None:
         """Move the parameters into one flat array."""
         check_alike(self.parameters)
-        first = self.parameters[0].data
-        flat = self.namespace.empty(self._total, dtype=first.dtype)
+        flat = self.namespace.empty(self._total, dtype=self._own_dtype)
         for start, p in zip(self._starts, self.parameters, strict=True):
             view = flat[start : start + p.size].reshape(p.shape)
             view[...] = p.data
@@ -228,28 +228,50 @@ class Optimizer(SavedState):
         `closure`, if given, is called first (it computes the gradients anew), and what it returns is handed
         on. `gradient_scale` multiplies every gradient as it is read. `skip`, a 0-d boolean array, says that
         nothing is to change; unless it lies on the host, nobody looks at it: the device decides.
+
+        Raises UsageError where somebody else takes the steps, and sums gradients over ranks before.
+        """
+        self._check_own_steps()
+        result = None if closure is None else closure()
+        self.planned_step(gradient_scale=gradient_scale, skip=skip)()
+        return result
+
+    def planned_step(
+        self, *, gradient_scale: Array | float | None = None, skip: Array | bool | None = None
+    ) -> Callable[[], None]:
+        """A step with the gradients, settings and counts of now, to be taken once, by calling what this
+        returns. That may happen in another thread: settings may change meanwhile, gradients may not.
         """
         directed = gradient_scale is not None or skip is not None  # by a loss scale, say, over many ranks
-        result = None if closure is None else closure()
         if skip is not None and (isinstance(skip, bool) or backend.namespace(skip) is backend.host):
             if skip:
-                return result
+                return lambda: None
             skip = None
         pieces = self._find_out()
-        if not (self._counted or directed or self._shards is not None or any(self.steps_counted)):
+        excused = directed or any(self.steps_counted) or (self.part and self.part.walked())
+        if not (self._counted or excused or self._shards is not None):
             raise UsageError(self._nothing_to_do())
         for index in self._counted:
             self.steps_counted[index] += 1
-        self.step_pieces(pieces, Reading(self, gradient_scale, skip))
-        if skip is not None:
-            self._count_skips(skip)
-        for piece in pieces:
-            mutation.mutated(piece.values)
-        return result
+        reading = Reading(self, gradient_scale, skip)
+
+        def take() -> None:
+            self.step_pieces(pieces, reading)
+            if skip is not None:
+                self._count_skips(skip)
+            for piece in pieces:
+                mutation.mutated(piece.values)
+
+        return take
+
+    def _check_own_steps(self) -> None:
+        if self._refusal:
+            raise UsageError(self._refusal)
 
     def _nothing_to_do(self) -> str:
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
-        first = f"{names[0] if names else 'the first'} of shape {self.parameters[0].shape}"
+        shape = self.parameters[0].shape if self.parameters else ()
+        first = f"{names[0] if names else 'the first'} of shape {shape}"
         return (
             f"{type(self).__name__}.step: none of {len(self.parameters)} parameters ({first}) has a "
             "gradient; call backward() on a loss that they enter, behind zero_grad()"
@@ -257,6 +279,7 @@ class Optimizer(SavedState):
 
     def gradients(self) -> list[Array]:
         """All gradients that a step would read now, flat, in as few arrays as memory allows."""
+        self._check_own_steps()
         return [piece.gradient for piece in self._find_out()]
 
     def _find_out(self) -> list[Piece]:
@@ -290,7 +313,7 @@ class Optimizer(SavedState):
     def step_pieces(self, pieces: Sequence[Piece], reading: Reading) -> None:
         """Update all pieces. Optimizers that need a quantity of all ranks first do it in two rounds."""
         for piece in pieces:
-            step, settings = self.step_number(piece), self.param_groups[piece.group]
+            step, settings = self.step_number(piece), reading.settings[piece.group]
             for part in reading.parts(piece):
                 self.update(part.values, part.gradient, part.state, settings, step)
                 part.write_back()
@@ -325,6 +348,7 @@ class Optimizer(SavedState):
         reduce: Callable[[Array], None] | None = None,
         allocate: Callable[[str, int, Any], Array] | None = None,
         master: Any = None,
+        refusal: str = "",
     ) -> None:
         """From now on update these entries only, one Shard per parameter, in the order of `parameters`.
 
@@ -332,7 +356,8 @@ class Optimizer(SavedState):
         over all ranks in place, where an optimizer needs norms of whole parameters (one array a step).
         `allocate(name, size, dtype)` makes the flat state arrays, filled with zeros. `master` is the dtype of
         a copy of the values, kept as state "master": the copy is updated, and written back rounded. State
-        that is there already is taken over, entry by entry.
+        that is there already is taken over, entry by entry. With a `refusal`, `step` and `gradients` raise
+        UsageError with that text: whoever shards the optimizer takes its `planned_step`s.
 
         Raises UsageError, before anything changes, for shards that do not fit the parameters.
         """
@@ -341,7 +366,7 @@ class Optimizer(SavedState):
         check_shards(shards, self.parameters)
         before, starts = (self._flat_state, self._starts) if self._held else ({}, [])
         self._shards, self._views, self.flat_parameters = list(shards), [], None
-        self._reduce, self._allocate = reduce, allocate
+        self._reduce, self._allocate, self._refusal = reduce, allocate, refusal
         self._flat_state, self._held = {}, None
         self._set_sizes([shard.stop - shard.start for shard in shards])
         self._forget_layout()

@@ -21,6 +21,7 @@ class Reading:
     def __init__(self, optimizer: Optimizer, scale: Array | float | None, skip: Array | None) -> None:
         self.optimizer, self.skip = optimizer, skip
         self.xp = optimizer.namespace
+        self.settings = [dict(group) for group in optimizer.param_groups]  # schedules write into those
         self.state = optimizer.flat_state
         self.dtype = optimizer.state_dtype
         if isinstance(scale, (int, float)):
@@ -33,7 +34,7 @@ class Reading:
         count = piece.stop - piece.start
         length = BLOCK if self.xp.blocked else max(count, 1)
         scale = self.scale
-        if self.optimizer.param_groups[piece.group].get("maximize"):
+        if self.settings[piece.group].get("maximize"):
             scale = -1.0 if scale is None else -scale
         for start in range(0, count, length):
             inside = slice(start, min(start + length, count))

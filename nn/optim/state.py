@@ -40,7 +40,14 @@ class SavedState:
     @property
     def namespace(self) -> backend.Namespace:
         """The array library that the step computes with."""
-        return backend.namespace(self._shards[0].values if self._shards else self.parameters[0].data)
+        return backend.namespace(self._first)
+
+    @property
+    def _first(self) -> Array:
+        """What the first parameter holds; nothing where a part of a model has none."""
+        if self._shards:
+            return self._shards[0].values
+        return self.parameters[0].data if self.parameters else backend.host.zeros(0, dtype="float32")
 
     def _forget_layout(self) -> None:
         raise NotImplementedError
@@ -49,7 +56,7 @@ class SavedState:
 
     @property
     def _own_dtype(self) -> Any:
-        return (self._shards[0].values if self._shards else self.parameters[0].data).dtype
+        return self._first.dtype
 
     @property
     def has_master(self) -> bool:

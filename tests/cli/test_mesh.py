@@ -108,9 +108,12 @@ def test_the_report_tells_of_the_mesh(text: Path, tmp_path: Path) -> None:
     pipeline = found["pipeline"]
     assert (pipeline["schedule"], pipeline["microbatches"]) == ("gpipe", 3)
     assert 0 < pipeline["bubble"] < 1
-    assert found["formula"]["bubble"] == pytest.approx(1 / 4)  # (p − 1) / (m + p − 1)
+    assert len(set(found["parameters"])) == 2
     for rank, traffic in enumerate(found["traffic"]):
-        own = found["parameters"][rank]
+        own, formula = found["parameters"][rank], found["formula"][rank]
+        assert formula["bubble"] == pytest.approx(1 / 4)  # (p − 1) / (m + p − 1)
+        assert formula["memory"] == {"parameters": 8 * own, "gradients": 8 * own, "optimizer": 16 * own}
+        assert formula["traffic"] == {"gradients": 8 * own, "parameters": 0}
         assert found["memory"][rank]["current"]["parameters"] == 8 * own
         assert found["memory"][rank]["current"]["optimizer"] == 16 * own
         assert found["memory"][rank]["peak"]["activations"] > 0

@@ -106,6 +106,8 @@ TRAIN = {
         [*TEXT, "--pipeline", "2", "--virtual", "2", "--threads"],
         "1f1b has no use for virtual 2",
     ),
+    "a schedule without a pipeline": ([*TEXT, "--schedule", "2bw"], "--schedule 2bw has no effect without"),
+    "slices without a pipeline": ([*TEXT, "--slices", "7"], "--slices 7 has no effect without a pipeline"),
     "an unknown schedule": ([*TEXT, "--schedule", "zb-h3"], "invalid choice: 'zb-h3'"),
     "portions and microbatches": (
         [*TEXT, "--accumulate", "2", "--microbatches", "3"],

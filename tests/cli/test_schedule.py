@@ -42,6 +42,14 @@ def test_text_is_read_back(capsys, tmp_path):
     assert json.loads(run(capsys, str(path), "--json"))["microbatches"] == 6
 
 
+def test_gathering_and_reducing_take_time(capsys, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("G0 F0 F1 B0 B1 R0\n")
+    out = run(capsys, str(path), "--gather", "2", "--reduce", "1", "--backward", "1")
+    assert "0: G0----F0 F1 B0 B1 R0\n" in out
+    assert "makespan           7\n" in out
+
+
 def test_the_grid(capsys):
     out = run(capsys, *["1f1b", "--stages", "2", "--microbatches", "2"])
     assert "0: F0 F1 .  .  B0----.  B1----\n1: .  F0 B0----F1 B1----.  .\n" in out
@@ -63,7 +71,17 @@ def test_a_drawing(capsys, tmp_path):
         ("interleaved --stages 4 --microbatches 6 --virtual 2", "6 microbatches are no multiple of 4 ranks"),
         ("2bw --stages 4 --microbatches 3", "3 microbatches are fewer than 4 stages"),
         ("1f1b --stages 4", "--stages P and --microbatches M; give both"),
-        ("1f1b --stages 0 --microbatches 1", "ranks 0"),
+        ("1f1b --stages 0 --microbatches 1", "--stages is 0; give at least 1"),
+        ("2bw --stages 2 --microbatches 2 --batches 0", "--batches is 0; give at least 1"),
+        ("gpipe --stages 100000000 --microbatches 1", "more than 250000 forwards"),
+        (
+            "terapipe --stages 2 --microbatches 1 --slices 99999999999",
+            "2 stages × 99999999999 slices are more",
+        ),
+        ("gpipe --stages 2 --microbatches 2 --forward nan", "the forward takes nan"),
+        ("gpipe --stages 2 --microbatches 2 --link 1e101", "--link is 1e+101; give a time of at most 1e100"),
+        ("gpipe --stages 2 --microbatches 2 -o no/such/x.png", "ends in .svg"),
+        ("gpipe --stages 2 --microbatches 2 -o docs", "'docs' is none; name a file that ends in .svg"),
         ("gpipe --stages 2 --microbatches 2 --weight 3", "longer than the whole"),
         ("gpipe --stages 2 --microbatches 2 -o no/such/x.svg", "no folder"),
         ("no-such --stages 2 --microbatches 2", "neither a schedule"),
@@ -74,6 +92,23 @@ def test_refusals(capsys, words, message):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_times_may_be_as_small_as_they_like(capsys):
+    words = ["1f1b", "--stages", "4", "--microbatches", "4", "--forward", "1e-13", "--backward", "2e-13"]
+    figures = json.loads(run(capsys, *words, "--json"))
+    assert figures["makespan"] == pytest.approx(21e-13, rel=1e-12)
+    assert figures["bubble_fraction"] == pytest.approx(3 / 7)
+
+
+def test_a_drawing_that_cannot_be_written_leaves_nothing(capsys, tmp_path):
+    (tmp_path / "x.svg").mkdir()
+    words = ["schedule", "gpipe", "--stages", "2", "--microbatches", "2", "-o"]
+    assert main([*words, str(tmp_path / "x.svg")]) == 2
+    (tmp_path / ".y.svg.partial").mkdir()  # in the way of what is written aside
+    assert main([*words, str(tmp_path / "y.svg")]) == 2
+    assert "y.svg could not be written: " in capsys.readouterr().err
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".y.svg.partial", "x.svg"]
 
 
 def test_a_file_that_deadlocks(capsys, tmp_path):

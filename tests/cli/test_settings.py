@@ -54,6 +54,15 @@ def test_bad_values_are_named(changes: dict, ranks: int, message: str) -> None:
         replace(Settings(), **changes).check(ranks=ranks)
 
 
+@pytest.mark.parametrize("name", ["schedule", "virtual", "slices"])
+def test_what_has_no_effect_without_a_pipeline_is_refused(name: str) -> None:
+    given: dict[str, Any] = {name: "gpipe" if name == "schedule" else 1}
+    Settings(pipeline=2, **given).check_effect(given)
+    Settings(**given).check_effect({})  # recorded by a run that had a pipeline
+    with pytest.raises(UsageError, match=f"--{name} {given[name]} has no effect without a pipeline"):
+        Settings(**given).check_effect(given)
+
+
 def test_threads_are_not_added_up_by_mpi() -> None:
     Settings(reduce="mpi").check(ranks=4)
     Settings(reduce="ring").check(ranks=4, threads=True)

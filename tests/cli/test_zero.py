@@ -174,21 +174,27 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(
     assert checkpoint.newest(tmp_path / "run" / "checkpoints").refused == ()  # it was replaced
 
 
+def sent(found: dict[str, Any], purpose: str) -> int:
+    """Bytes that all ranks sent in a step."""
+    return sum(
+        verb.get(purpose, {}).get("bytes_sent", 0) for rank in found["traffic"] for verb in rank.values()
+    )
+
+
 @pytest.mark.parametrize(("stage", "accumulate"), [(0, 1), (1, 2), (2, 2), (3, 1), (3, 2)])
 def test_the_report_counts_what_the_papers_calculate(
     text: Path, tmp_path: Path, stage: int, accumulate: int
 ) -> None:
     ranks = 3
     more = ["--zero", str(stage), "--accumulate", str(accumulate), "--ranks", str(ranks), "--threads"]
+    assert main(words(text, tmp_path / "library", *more)) == 0
     assert main(words(text, tmp_path / "run", *more, "--reduce", "ring")) == 0
-    found = report(tmp_path / "run")
-    formula, memory = found["formula"], found["memory"]
+    found, payload = report(tmp_path / "run"), report(tmp_path / "library")
+    formula, memory = found["formula"][0], found["memory"]
+    assert found["formula"] == payload["formula"] == [formula] * ranks
     for purpose in ("gradients", "parameters"):
-        sent = [
-            sum(entry.get(purpose, {}).get("bytes_sent", 0) for entry in traffic.values())
-            for traffic in found["traffic"]
-        ]
-        assert sum(sent) == pytest.approx(ranks * formula["traffic"][purpose], rel=1e-12)
+        assert sent(found, purpose) == pytest.approx(ranks * formula["traffic"][purpose], rel=1e-12)
+        assert sent(payload, purpose) == pytest.approx(ranks * formula["payload"][purpose], rel=1e-12)
     shared = {"optimizer": stage >= 1, "gradients": stage >= 2, "parameters": stage >= 3}
     for name, expected in formula["memory"].items():
         held = [rank["current"][name] for rank in memory]
@@ -216,7 +222,7 @@ def test_checkpointed_activations_take_less(text: Path, tmp_path: Path) -> None:
 def test_offloaded_state_is_no_memory(text: Path, tmp_path: Path) -> None:
     assert main(words(text, tmp_path / "run", "--offload", "disk", "--zero", "1")) == 0
     found = report(tmp_path / "run")
-    (memory,), expected = found["memory"], found["formula"]["memory"]["optimizer"]
+    (memory,), expected = found["memory"], found["formula"][0]["memory"]["optimizer"]
     assert memory["peak"]["optimizer"] == 0
     assert memory["places"]["disk"]["current"]["optimizer"] >= expected
 

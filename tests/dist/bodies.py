@@ -187,6 +187,18 @@ def reductions(
             same(own, table[world.rank])
 
 
+def no_numbers(world: World, seed: int, dtype: str, elements: int) -> None:
+    """The maximum or minimum of a number and no number is no number, whoever has it and whoever adds up."""
+    if np.dtype(dtype).kind != "f":
+        return
+    table = brought(world, seed, dtype, elements)
+    table[np.random.default_rng(seed).random(table.shape) < 0.2] = np.nan
+    root, counts = seed % world.size, uneven(world, seed, elements)
+    for operation in ("max", "min"):
+        expected = OPERATIONS[operation](table)  # as NumPy has it
+        reductions(world, table, expected, operation, root, counts)
+
+
 def started_together(world: World, seed: int, dtype: str, elements: int) -> None:
     """Several collectives at once, looked at on the way, waited for in an order of each rank's own."""
     if dtype not in NUMBERS:
@@ -276,6 +288,7 @@ BODIES: tuple[Body, ...] = (
     all_to_all,
     messages,
     algorithms,
+    no_numbers,
     started_together,
     other_orders,
     groups,

@@ -56,6 +56,31 @@ def test_a_full_disk_is_everybodys_refusal_and_leaves_the_last_checkpoint(
     assert checkpoint.newest(tmp_path).step == 1
 
 
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ([2], r"No space left on device; \S*step_001 is whole: make room"),
+        ([1, 2], "No space left on device; make room on the disk; no older checkpoint is whole"),
+    ],
+)
+def test_a_full_disk_names_only_what_is_whole_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: list[int], says: str
+) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    for step in damaged:
+        shard = tmp_path / f"step_{step:03d}" / "rank_00001.safetensors"
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+
+    def full(opened: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint_files, "_flush", full)
+    assert re.search(says, refusal(lambda: save(tmp_path, 3)))
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ FLUSHED = ("naive", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2")
 def cases(draw) -> Case:
     ranks = draw(st.integers(1, 4))
     schedule = draw(st.sampled_from(FLUSHED))
-    virtual = draw(st.integers(1, 3)) if schedule == "interleaved" else 1
+    virtual = draw(st.integers(1, 3))  # also of schedules for one stage on each rank
     if schedule == "interleaved":
         chunks = ranks * draw(st.integers(1, 3))
     else:
@@ -232,36 +232,25 @@ def small(world: World, **options) -> Pipeline:
     return Pipeline(chosen.pop("layers"), **chosen)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("way", ["shared", "unnamed"])
-def test_one_stream_of_random_numbers_in_two_stages(ranks, way):
-    """On one rank the second dropout draws anew; in a stage of its own it would draw the first one's mask."""
-
-    def main(world: World, p: float) -> None:
-        drop = nn.Dropout(p, stream="drop")
-        chosen = {
-            "shared": [nn.Linear(3, 3), drop, nn.Linear(3, 3), drop],
-            "unnamed": [nn.Linear(3, 3), lambda: nn.Dropout(p), nn.Linear(3, 3), lambda: nn.Dropout(p)],
-        }[way]
-        if way == "unnamed" and world.size == 1:
-            return  # one rank numbers them
-        schedule = make("interleaved", world.size, 2, virtual=2 // world.size)
-        Pipeline(chosen, balance=[2, 2], schedule=schedule, loss=mean_square, world=world)
-
-    dist.spawn(main, ranks=ranks, arguments=(0.0,))
-    if way == "shared" or ranks == 2:
-        with pytest.raises(UsageError, match="stages 0 and 1 draw from one stream of random numbers, 'drop"):
-            dist.spawn(main, ranks=ranks, arguments=(0.5,))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"balance": [3, 0]}, r"the balance \[3, 0\] adds up to 3 layers, and the model has 4"),
-        ({"balance": [4, 0]}, r"the balance \[4, 0\] .* give every stage at least one layer"),
-        ({"balance": [2, 1]}, r"the balance \[2, 1\] adds up to 3 layers"),
+        ({"balance": [3, 0]}, r"the balance \[3, 0\] gives stage 1 0 layers; give every stage at least one"),
+        ({"balance": [-2, 6]}, r"the balance \[-2, 6\] gives stage 0 -2 layers"),
+        ({"balance": [2, 1]}, r"the balance \[2, 1\] adds up to 3 layers, and the model has 4"),
         ({"balance": [2, 1, 1]}, "3 stages cannot be dealt out to 2 ranks"),
-        ({"balance": [1, 1, 1, 1]}, "1f1b has no use for virtual 2"),
+        ({"balance": [2.0, 2.0]}, r"Pipeline: balance\[0\] is 2.0; expected a whole number"),
+        ({"balance": []}, "0 stages cannot be dealt out to 2 ranks; give a balance of 2 numbers"),
+        ({"layers": []}, "0 layers cannot be spread over 2 stages"),
+        ({"loss": 3}, "the loss is 3; give a function of output and target"),
+        ({"balance": 4}, "Pipeline: balance is 4; expected a list of whole numbers"),
+        ({"balance": "22"}, "Pipeline: balance is '22'; expected a list of whole numbers"),
+        ({"chunks": 2.5}, "Pipeline: chunks is 2.5; expected a whole number from 1 up"),
+        ({"chunks": "2"}, "Pipeline: chunks is '2'"),
+        ({"batches": 2}, "the schedule 1f1b has no use for batches 2"),
+        ({"slices": [1.5]}, r"Pipeline: slices\[0\] is 1.5"),
+        ({"schedule": 3}, "the schedule is 3; give the name of one, or a Schedule"),
+        ({"versions": "x"}, "versions='x'"),
         ({"layers": layers(["dense"], 0)}, "1 layers cannot be spread over 2 stages"),
         ({"schedule": make("gpipe", 2, 3)}, "gpipe is for 3 microbatches, and chunks 2"),
         ({"schedule": make("gpipe", 3, 2)}, "gpipe is for 3 ranks, and this world has 2"),
@@ -269,10 +258,17 @@ def test_one_stream_of_random_numbers_in_two_stages(ranks, way):
         ({"schedule": "pipe"}, "there is no schedule 'pipe'"),
         ({"schedule": parse("F0 B0 F1 B1\nF0 F1 B0 B1")}, "deadlock"),
         ({"schedule": "interleaved", "chunks": 3}, "3 microbatches are no multiple of 2 ranks"),
-        ({"chunks": 0}, "microbatches 0"),
+        ({"chunks": 0}, "Pipeline: chunks is 0"),
         ({"layers": {"a": nn.Tanh(), "forward": nn.Tanh()}}, "a layer cannot be called 'forward'"),
         ({"layers": [1, 2]}, "layer 0 is 1; give a Module"),
+        ({"layers": 4}, "the layers are 4; give an nn.Sequential, or a list or mapping"),
+        ({"layers": [lambda: None] * 4}, "the function for layer [02] returned None; it is to make a Module"),
         ({"shared": [("0.weight", "9.weight")]}, "no layer holds a parameter '9.weight'"),
+        ({"shared": ["0.weight", "1.weight"]}, "shared has '0.weight' where a group of names is expected"),
+        ({"shared": [("0.weight", 1)]}, r"shared has \('0.weight', 1\) where a group"),
+        ({"shared": 5}, "shared has 5 where a group of names is expected"),
+        ({"shared": [("0.weight", "1.wieght")]}, "shared names '1.wieght', and that layer has no such"),
+        ({"shared": [("0.weight", "1.bias")]}, r"0.weight \(float64 \(3, 3\), learned\) and 1.bias"),
     ],
 )
 def test_refused_before_the_first_message(options, message):
@@ -290,7 +286,7 @@ def test_refused_before_the_first_message(options, message):
 @pytest.mark.parametrize(
     ("inputs", "targets", "message"),
     [
-        (np.ones((1, 3)), np.ones((1, 3)), "1 samples cannot be cut into 2 microbatches"),
+        (np.ones((0, 3)), np.ones((0, 3)), "a batch of 0 samples, .* leaves none for the step"),
         (np.ones((4, 3)), np.ones((3, 3)), "make all first axes equal"),
         (np.ones(()), None, "first axis"),
     ],

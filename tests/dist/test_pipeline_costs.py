@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import dist, nn
 from minigrad.dist.partitioning import balance
 from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.pipeline_costs import layer_flops, layer_seconds, pause, profile
-from minigrad.dist.schedule import B, F, I, Kind, W
+from minigrad.dist.schedule import Action, B, F, I, Kind, W
 from minigrad.dist.schedules import make
 from minigrad.dist.timing import Costs, measured, simulate
 from minigrad.dist.world import World
@@ -53,8 +55,20 @@ def test_a_profile_of_the_model_is_the_model():
     schedule = make("zb-h1", 3, 5)
     timeline = simulate(schedule, Costs(2, 5, 2))
     seconds = profile([timeline])
-    assert seconds == {(s, kind): cost for s in range(3) for kind, cost in ((F, 2), (I, 3), (W, 2))}
+    assert seconds == {(s, kind, 0): cost for s in range(3) for kind, cost in ((F, 2), (I, 3), (W, 2))}
     assert simulate(schedule, measured(seconds)).makespan == timeline.makespan
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 4), st.integers(1, 3))
+def test_slices_keep_the_times_of_their_own(tokens, stages, chunks):
+    """Later slices look at more tokens, and no two need take as long, there or back."""
+
+    def cost(action: Action) -> int:
+        return tokens[action.slice] * (2 + (action.kind is not F)) + action.stage
+
+    schedule = make("terapipe", stages, chunks, slices=len(tokens))
+    timeline = simulate(schedule, cost)
+    assert simulate(schedule, measured(profile([timeline]))) == timeline
 
 
 @pytest.mark.parametrize("name", ["naive", "gpipe", "1f1b", "zb-h1", "interleaved"])
@@ -78,7 +92,7 @@ def test_a_real_run_can_be_predicted_again():
     timeline, same = dist.spawn(main, ranks=2)
     assert timeline == same
     seconds = profile([timeline, timeline])
-    assert set(seconds) == {(s, kind) for s in range(2) for kind in (F, B)}
+    assert set(seconds) == {(s, kind, 0) for s in range(2) for kind in (F, B)}
     model = simulate(make("1f1b", 2, 3), measured(seconds))
     assert 0 < model.makespan <= sum(3 * t for t in seconds.values())
-    assert Kind.UPDATE not in {kind for _, kind in seconds}
+    assert Kind.UPDATE not in {kind for _, kind, _ in seconds}

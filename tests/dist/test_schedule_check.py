@@ -1,13 +1,16 @@
 """`check` refuses what cannot run and nothing else; what it says is compared with real ranks that block."""
 
+import itertools
 import random
+from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigrad import dist
+from minigrad import dist, nn
+from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.schedule import RECEIVES, SENDS, Action, B, F, Kind, Schedule, parse
 from minigrad.dist.schedule_check import check
 from minigrad.dist.schedules import make
@@ -97,6 +100,8 @@ def test_memory_bound():
         match=r"(?s)rank 0 holds the activations of 8 whole stages, more than the bound 7.5.*>F7@0<",
     ):
         check(make("gpipe", 2, 8), most_activations=7.5)
+    with pytest.raises(UsageError, match="1 bounds were given for the 2 ranks of gpipe"):
+        check(make("gpipe", 2, 8), most_activations=[1])
 
 
 def test_updates_that_differ_between_stages():
@@ -106,11 +111,92 @@ def test_updates_that_differ_between_stages():
         check(parse("F0 B0 U0 F1 B1 U2"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("F0 U0 B0 U1", "U0@0 takes no gradient"),
+        ("F0 B0 U0 U1", "U1@0 takes no gradient"),
+        ("F0 I0 U0 W0 U1", "U0@0 takes no gradient"),
+        ("F0 F0.1 B0.1 U0 B0 U1", "U0@0 comes between the backwards of the slices of microbatch 0"),
+    ],
+)
+def test_updates_without_a_gradient(text, message):
+    with pytest.raises(UsageError) as caught:
+        check(parse(text))
+    assert message in str(caught.value)
+    assert f">{message.split()[0]}<" in str(caught.value)
+
+
+def takes(row) -> list[set[int]] | None:
+    """What each update of a one-stage row takes, by the letter; None where that makes no sense."""
+    found: list[set[int]] = []
+    waiting: set[int] = set()
+    for action in row:
+        if action.kind is B:
+            waiting.add(action.microbatch)
+        elif action.kind is Kind.UPDATE:
+            if not waiting or action.microbatch != len(found):
+                return None
+            found.append(waiting)
+            waiting = set()
+    return None if waiting else found
+
+
+@settings(max_examples=60)
+@given(
+    base=st.one_of(
+        st.builds(partial(make, "pipedream"), st.integers(1, 3), st.integers(1, 5)),
+        st.builds(
+            lambda n, m, b: make("2bw", n, n + m, batches=b), st.integers(1, 3), *[st.integers(1, 2)] * 2
+        ),
+    ),
+    choice=st.randoms(use_true_random=False),
+)
+def test_updates_that_were_moved_about(base: Schedule, choice: random.Random):
+    """`check` refuses exactly those that make no sense; what it lets pass runs to its end."""
+    rows = [list(row) for row in base.ranks]
+    alike = choice.random() < 0.5  # the same change on all ranks, counted from the end, often makes sense
+    way, back = choice.choice(["move", "add", "drop"]), choice.randint(1, 8)
+    for row in rows if alike else [choice.choice(rows)]:
+        places = [place for place, action in enumerate(row) if action.kind is Kind.UPDATE]
+        if way != "add":
+            row.pop(places[choice.randrange(len(places)) if not alike else 0])
+        if way != "drop":
+            row.insert(max(0, len(row) - back), Action(row[0].stage, Kind.UPDATE, 0))
+        if choice.random() < 0.8:  # numbers in order
+            numbers = itertools.count()
+            row[:] = [a._replace(microbatch=next(numbers)) if a.kind is Kind.UPDATE else a for a in row]
+    changed = Schedule(tuple(map(tuple, rows)))
+    taken = [takes(row) for row in rows]
+    updates = any(action.kind is Kind.UPDATE for action in changed)
+    if updates and (None in taken or any(other != taken[0] for other in taken)):
+        with pytest.raises(UsageError, match="cannot run"):
+            check(changed)
+        return
+    check(changed)
+
+    def main(world: World) -> float:
+        return float(
+            Pipeline(
+                [nn.Linear(2, 2, dtype="float64") for _ in rows],
+                schedule=changed,
+                versions="stashing" if updates else None,
+                loss=nn.functional.mse_loss,
+                optimizer=partial(nn.optim.SGD, lr=0.1) if updates else None,
+                world=world,
+            ).step(*np.ones((2, changed.microbatches, 2)))
+        )
+
+    assert all(np.isfinite(loss) for loss in dist.spawn(main, ranks=len(rows)))
+
+
 def test_forward_only():
     schedule = make("1f1b", 3, 4).only((F,))
     check(schedule, forward_only=True)
     with pytest.raises(UsageError, match="B0@0 is missing"):
         check(schedule)
+    with pytest.raises(UsageError, match="B1@0 is missing"):  # all or none
+        check(parse("F0 F1 B0\nF0 F1 B0"), forward_only=True)
 
 
 def runs(schedule: Schedule) -> bool:

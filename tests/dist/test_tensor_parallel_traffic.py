@@ -7,7 +7,10 @@ import pytest
 
 from minigrad import dist
 from minigrad.dist.ledger import Message
+from minigrad.dist.mesh import Mesh
+from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.tensor_parallel import tensor_parallel
+from minigrad.dist.token_parallel import token_layers, token_loss
 from minigrad.dist.world import World
 from minigrad.nn.gpt import GPT, GPTConfig
 
@@ -73,6 +76,42 @@ def test_with_token_shares_none_but_gathers_and_scatters(checkpointed):
     [found, *_] = dist.spawn(messages, ranks=3, arguments=(1, options))
     gradients = [message.bytes_sent for message in found if message.purpose == "gradients"]
     assert 6 * WIDTH * ITEM in gradients
+
+
+def in_stages(world: World, layers: int, schedule: str, recompute: bool) -> Count:
+    """What a rank's tensor-parallel axis carries in a step of two stages and three microbatches."""
+    mesh = Mesh(world, pipeline=2, tensor=2)
+    config = GPTConfig(VOCABULARY, TIME, layers=layers, heads=2, width=WIDTH)
+    model = tensor_parallel(GPT(config, dtype="float64"), mesh.axis("tensor"))
+    half = layers // 2 + 2
+    pipeline = Pipeline(
+        token_layers(model),
+        balance=[half, half],
+        chunks=3,
+        schedule=schedule,
+        loss=token_loss(model),
+        recompute=recompute,
+        world=mesh.axis("pipeline"),
+    )
+    tokens = np.zeros((3, TIME), dtype=int)
+    booked: list[Message] = []
+    mesh.axis("tensor").observer = booked.append
+    pipeline.step(tokens, tokens)
+    return counts(booked)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "recompute", "expected"),
+    [
+        ("gpipe", False, [4 + 4 + 4] * 2),
+        ("gpipe", True, [6 + 6 + 4] * 2),  # F2 is followed by B2: nothing is forgotten
+        ("1f1b", True, [6 + 6 + 6, 4 + 4 + 4]),  # as all are on the last stage, and none on the first
+    ],
+)
+def test_in_a_pipeline_what_comes_back_at_once_is_not_computed_again(schedule, recompute, expected):
+    deep, flat = (dist.spawn(in_stages, ranks=4, arguments=(n, schedule, recompute)) for n in (4, 2))
+    found = [dict(more - less) for more, less in zip(deep, flat, strict=True)]
+    assert found == [{("all_reduce", "activations"): number} for number in expected for _ in range(2)]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])

@@ -1,13 +1,18 @@
 """What thread ranks report: deadlocks, ranks that do not fit together, errors of one rank."""
 
+import gc
 import re
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 from minigrad import dist
+from minigrad.dist.algorithms import ALGORITHMS
+from minigrad.dist.mail import Post
+from minigrad.dist.threads import Course
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
 
@@ -217,6 +222,42 @@ def test_abort_names_the_rank():
         world.barrier()
 
     assert failure(main, 2).startswith("rank 1 of 2: no data")
+
+
+# ------------------------------------------------------------------------------------ what stays behind
+
+
+def test_nothing_of_a_collective_or_a_message_stays_behind():
+    def call(world: World, name: str) -> list[weakref.ref[np.ndarray]]:
+        array, piece, right = np.ones(7 * world.size), np.ones(7), (world.rank + 1) % world.size
+        requests = [world.start_all_reduce(array, algorithm=name)]
+        if name in ALGORITHMS["all_gather"]:
+            requests.append(world.start_all_gather(piece, np.empty_like(array), algorithm=name))
+        sent = world.start_send(piece, right)
+        world.receive(np.empty(7), (world.rank - 1) % world.size)
+        for request in [*requests, sent]:
+            request.wait()
+        return [weakref.ref(array), weakref.ref(piece)]
+
+    def main(world: World) -> None:
+        for name in ("library", *ALGORITHMS["all_reduce"]):
+            kept = call(world, name)
+            world.barrier()
+            assert not world._group.mail._waiting  # type: ignore[attr-defined]
+            assert [array() for array in kept] == [None, None]
+            world.barrier()
+        assert under_way() == before
+
+    def under_way() -> int:
+        return sum(isinstance(thing, Post | Course) for thing in gc.get_objects())
+
+    gc.collect()
+    before = under_way()
+    gc.disable()  # what only the collector of circles finds has stayed too long
+    try:
+        dist.spawn(main, ranks=3)
+    finally:
+        gc.enable()
 
 
 # ------------------------------------------------------------------------------------ spawn and world

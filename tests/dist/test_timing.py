@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minigrad.dist.schedule import Action, B, F, I, Kind, W, parse
 from minigrad.dist.schedule_grid import boxes, draw, grid
+from minigrad.dist.schedule_passes import with_shards
 from minigrad.dist.schedules import make
 from minigrad.dist.timing import Costs, measured, simulate
 from minigrad.errors import UsageError
@@ -46,6 +47,18 @@ def test_zero_bubble(p, m, makespan):
     second = simulate(make("zb-h2", p, m), Costs(1, 2, 1))
     assert second.gaps == [0] * p  # zero as the paper counts it: without the staggered ends
     assert max(simulate(make("zb-h1", p, m)).gaps) == p - 1
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 3), st.integers(0, 3))
+def test_parameters_are_gathered_before_and_gradients_reduced_after(p, m, gather, reduce):
+    """Stages gather at once, and reduce one after the other, the first stage last."""
+    schedule = with_shards(make("gpipe", p, m))
+    timeline = simulate(schedule, Costs(gather=gather, reduce=reduce))
+    assert timeline.makespan == gather + 3 * (m + p - 1) + reduce
+    assert [span.action for span in timeline.of(0)] == list(schedule.ranks[0])
+    assert "G0" in grid(simulate(schedule, Costs(gather=1)))
+    drawn = [box.text for row in boxes(timeline) for box in row]
+    assert [text[0] for text in drawn].count("R") == p
 
 
 EIGHTHS = st.fractions(0, 4, max_denominator=8)
@@ -111,8 +124,8 @@ def test_measured_costs():
     assert timeline.makespan == 1 + 3 + 2.5 + 2
     split = simulate(parse("F0 B0\nF0 I0 W0"), measured(seconds))
     assert split.makespan == 1 + 3 + 1 + 2  # the weights of stage 1 meanwhile
-    with pytest.raises(KeyError):
-        simulate(make("zb-h1", 2, 1), measured({(0, F): 1.0}))
+    with pytest.raises(UsageError, match="does not say how long I0@0 takes"):
+        simulate(make("zb-h1", 1, 1), measured({(0, F): 1.0}))
 
 
 @given(schedules(), st.integers(0, 3))

@@ -36,7 +36,8 @@ def ring(world, steps: int):
 def test_every_message_and_span_of_every_rank_is_there(ranks, steps) -> None:
     recording, *nothing = dist.spawn(ring, ranks=ranks, arguments=(steps,))
     assert nothing == [None] * (ranks - 1)
-    names = ["forward"] if ranks == 1 else ["all_reduce", "forward", "receive", "send"]
+    others = 2 * (ranks - 1)  # messages of a ring, each way
+    names = ["forward"] + ["all_reduce"] * (ranks > 1) + ["receive", "send"] * ((ranks > 1) + others)
     for rank in range(ranks):
         mine = [event for event in recording.events if event.rank == rank]
         assert sorted(event.name for event in mine) == sorted(names * steps)
@@ -46,6 +47,15 @@ def test_every_message_and_span_of_every_rank_is_there(ranks, steps) -> None:
             if event.row == "messages":
                 assert event.details["purpose"] in ("gradients", "activations")
                 assert event.details["bytes_sent"] + event.details["bytes_received"] > 0
+        whole = [event for event in mine if event.name == "all_reduce"]
+        parts = [event for event in mine if event.details.get("part_of") == "all_reduce"]
+        assert len(parts) == 2 * others * len(whole)
+        for way in ("bytes_sent", "bytes_received"):
+            assert sum(e.details[way] for e in parts) == sum(e.details[way] for e in whole)
+        for part in parts:
+            assert part.details["peer"] == (rank + (1 if part.name == "send" else -1)) % ranks
+            assert any(one.start_seconds <= part.start_seconds for one in whole)
+            assert any(part.stop_seconds <= one.stop_seconds for one in whole)
     assert min(event.start_seconds for event in recording.events) == 0
     assert [e.start_seconds for e in recording.events] == sorted(e.start_seconds for e in recording.events)
 
@@ -55,12 +65,13 @@ def test_every_message_and_span_of_every_rank_is_there(ranks, steps) -> None:
 def test_each_receive_has_an_arrow_from_its_send(ranks, steps) -> None:
     recording = dist.spawn(ring, ranks=ranks, arguments=(steps,))[0]
     arrows = recording.arrows()
-    assert len(arrows) == ranks * steps
+    assert len(arrows) == ranks * steps * (1 + 2 * (ranks - 1))
     assert len({target for _, target in arrows}) == len({source for source, _ in arrows}) == len(arrows)
     for source, target in arrows:
         send, receive = recording.events[source], recording.events[target]
         assert (send.name, receive.name) == ("send", "receive")
         assert (send.rank + 1) % ranks == receive.rank
+        assert send.details["part_of"] == receive.details["part_of"]
         assert send.start_seconds <= receive.stop_seconds
 
 

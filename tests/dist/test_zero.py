@@ -39,6 +39,8 @@ def cases(draw, optimizers=SMOOTH, most_parts=3):
         width=draw(st.integers(1, 6)),
         blocks=blocks,
         tied=frozenset(draw(st.sets(st.integers(0, 3)))),
+        cold=frozenset(draw(st.sets(st.integers(0, 3), max_size=2))),
+        turned=draw(st.booleans()),
         seldom=draw(st.none() | st.integers(0, 3)),
         checkpointed=draw(st.booleans()),
         max_norm=draw(st.sampled_from([None, 0.5, 1e9])),

@@ -23,13 +23,14 @@ ITEM = 8  # bytes of a float64
 PLAIN = Case(samples=14, width=6, blocks=4)
 
 
-def sizes(case: Case) -> tuple[int, list[int], int]:
-    """Trained entries in all, of each unit, and of the root."""
+def sizes(case: Case) -> tuple[int, list[int], int, int]:
+    """Trained entries in all, those of each block (of PLAIN cases), and of the root; and what is frozen."""
     model = Net(0, case)
     blocks: list[Any] = list(model.blocks)
     units = [block.weight.size + block.bias.size for block in blocks]
     total = sum(parameter.size for parameter in trained(case, model))
-    return total, units, total - sum(units)
+    everything = sum(parameter.size for parameter in model.parameters())
+    return total, units, total - sum(units), everything - total
 
 
 def elements_moved(results: list[Result]) -> float:
@@ -51,18 +52,26 @@ def elements_moved(results: list[Result]) -> float:
     case=cases(),
 )
 def test_elements_moved(ranks: int, stage: int, algorithm: str, case: Case):
-    """Stages 0 and 1: 2Ψ(N-1) a step. With K walks a step, stage 2: (K+1)Ψ(N-1), stage 3: 3KΨ(N-1)."""
+    """Stages 0 and 1: 2Ψ(N-1) a step. With K walks a step, stage 2: (K+1)Ψ(N-1), stage 3: 3KΨ(N-1), and 2K
+    times what is frozen, which has no gradients.
+    """
     case = replace(case, zero={**case.zero, "stage": stage, "algorithm": algorithm}, max_norm=0.5)
     walks = case.parts if stage >= 2 else 1
     factor = 3 * walks if stage == 3 else walks + 1
-    assert elements_moved(run(case, ranks)) == case.steps * factor * sizes(case)[0] * (ranks - 1)
+    total, _, _, frozen = sizes(case)
+    expected = case.steps * (factor * total + (2 * walks * frozen if stage == 3 else 0)) * (ranks - 1)
+    if stage == 3 and case.turned and case.blocks:  # the first pass comes by units in another order
+        assert elements_moved(run(case, ranks)) >= expected
+        case = replace(case, warm=True)
+        expected = expected * (case.steps - 1) // case.steps
+    assert elements_moved(run(case, ranks)) == expected
 
 
 def test_norms_and_flags_are_control():
     case = replace(PLAIN, max_norm=1.0, zero={"stage": 2, "algorithm": "ring"})
     for result in run(case, 3):
         assert {verb: set(purposes) for verb, purposes in result.traffic.items()} == {
-            "all_gather": {"parameters"},
+            "all_gather": {"parameters", "control"},  # of the order in which buckets go
             "all_reduce": {"control"},
             "reduce_scatter": {"gradients"},
         }
@@ -75,7 +84,7 @@ def test_memory(stage: int, ranks: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Request, "test", lambda request: False)  # nothing arrives before it is waited for
     bucket_bytes = 300
     case = replace(PLAIN, zero={"stage": stage, "bucket_bytes": bucket_bytes})
-    total, units, root = sizes(case)
+    total, units, root, frozen = sizes(case)
     largest = max(parameter.size for parameter in trained(case, Net(0, case)))
     pairs = [a + b for a, b in pairwise(units)]
     everyone = run(case, ranks)
@@ -96,9 +105,10 @@ def test_memory(stage: int, ranks: int, monkeypatch: pytest.MonkeyPatch):
         else:
             assert result.peak["gradients"] <= (shard + 2 * max(units) + root) * ITEM
         if stage < 3:
-            assert result.peak["parameters"] == total * ITEM
+            assert result.peak["parameters"] == (total + frozen) * ITEM
         else:
-            assert result.peak["parameters"] <= (shard + max(pairs) + root) * ITEM
+            own = shard + -(-frozen // ranks)
+            assert result.peak["parameters"] <= (own + max(pairs) + root + frozen) * ITEM
     assert sum(shards) == (total if stage else total * ranks)  # nothing is padded, nothing held twice
 
 
@@ -150,7 +160,7 @@ def test_memory_of_mixed_precision(stage: int, ranks: int):
 def test_nothing_keeps_a_whole_copy_alive():
     """The process' memory, with every array in it, after steps of stage 3: no rank has a whole model."""
     case = Case(samples=4, width=128, blocks=12, tied=frozenset())
-    total, units, root = sizes(case)
+    total, units, root, frozen = sizes(case)
     ranks = 4
 
     def main(world: World) -> int:
@@ -172,8 +182,8 @@ def test_nothing_keeps_a_whole_copy_alive():
 
     held = max(dist.spawn(main, ranks=ranks))
     tracemalloc.stop()
-    frozen = case.width**2
+    # What is frozen is in the root.
     # Parameters: shard, two units, root; gradients: shard, two units, root.
-    expected = 2 * (total / ranks + 2 * units[0] + root) + frozen
+    expected = 2 * (total / ranks + 2 * units[0] + root) + frozen / ranks + frozen
     assert held <= ranks * (expected * ITEM + 200_000)
     assert ranks * 2 * total * ITEM > 1.3 * held  # so whole models would be seen

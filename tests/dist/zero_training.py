@@ -10,7 +10,13 @@ import minigrad as mg
 from minigrad import dist, nn
 from minigrad.dist.world import World
 from minigrad.dist.zero import ZeRO
-from minigrad.nn.utils import clip_coefficient, clip_grad_norm_, reproducible_norm
+from minigrad.nn.utils import (
+    clip_coefficient,
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_values,
+    reproducible_norm,
+)
 
 FEATURES, CLASSES = 3, 2
 
@@ -29,7 +35,9 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Blocks between two matrices: some share a matrix, one may be left out, one parameter is never used."""
+    """Blocks between two matrices: some share a matrix, some are frozen, the odd ones of these in part; one may
+    be left out; one parameter is never used. Blocks may be called in another order than they are declared.
+    """
 
     def __init__(self, seed: int, case: "Case") -> None:
         values = np.random.default_rng((7, seed))
@@ -44,12 +52,17 @@ class Net(nn.Module):
         self.frozen = nn.Parameter(values.normal(size=(width, width)) / width, requires_grad=False)
         self.leave = nn.Parameter(values.normal(size=(width, CLASSES)))
         self.scale = nn.Buffer(values.normal(size=CLASSES))
+        for number, block in enumerate(self.blocks):
+            if number in case.cold:
+                block.weight.requires_grad_(False)
+                block.bias.requires_grad_(number % 2 == 1)
         self.seldom, self.checkpointed = case.seldom, case.checkpointed
+        self.turned = case.turned
 
     def forward(self, x: mg.Tensor, marked: np.ndarray) -> mg.Tensor:
         """One block acts on marked samples only, and is left out where there are none."""
         h = mg.tanh(x @ self.enter)
-        for number, block in enumerate(self.blocks):
+        for number, block in list(enumerate(self.blocks))[:: -1 if self.turned else 1]:
             if number != self.seldom or marked.any():
                 out = mg.checkpoint(block, h) if self.checkpointed else block(h)
                 chosen = mg.tensor(marked[:, None], device=h.device)
@@ -68,9 +81,13 @@ class Case:
     width: int = 5
     blocks: int = 3
     tied: frozenset[int] = frozenset({0, 2})
+    cold: frozenset[int] = frozenset()
+    turned: bool = False
+    warm: bool = False  # traffic is counted from the second step on
     seldom: int | None = None
     checkpointed: bool = False
     max_norm: float | None = None
+    max_value: float | None = None
     optimizer: Callable[..., nn.optim.Optimizer] = nn.optim.AdamW
     device: str = "cpu"
     zero: dict[str, Any] = field(default_factory=dict)
@@ -111,11 +128,18 @@ def train(world: World, case: Case) -> Result:
     """Train this rank's part, begun with other values on every rank."""
     model = Net(case.seed + world.rank, case).to(device=case.device)
     zero = ZeRO(
-        model, case.optimizer(trained(case, model), lr=0.01), world, max_norm=case.max_norm, **case.zero
+        model,
+        case.optimizer(trained(case, model), lr=0.01),
+        world,
+        max_norm=case.max_norm,
+        max_value=case.max_value,
+        **case.zero,
     )
     world.ledger.clear()
     norms = []
     for step in range(case.steps):
+        if step == 1 and case.warm:
+            world.ledger.clear()
         *early, late = shares(case, step, world.size)[world.rank]
         for part in early:
             with zero.no_sync():
@@ -126,6 +150,7 @@ def train(world: World, case: Case) -> Result:
         norm = zero.step()
         norms.append(0.0 if norm is None else float(norm))
     traffic, peak = world.ledger.report()["traffic"], zero.meter.peak
+    zero.settle()
     with zero.gathered():
         return Result(state(model), norms, zero, traffic, peak)
 
@@ -154,6 +179,11 @@ def reference(case: Case, ranks: int = 1, *, ordered: bool = False) -> Result:
             norms.append(float(norm))
         else:
             norms.append(float(clip_grad_norm_(used, case.max_norm).item()))
+        if case.max_value is not None:
+            if ordered and scale is not None:
+                clip_values([parameter.grad.data for parameter in used], case.max_value / scale)  # type: ignore[union-attr]
+            else:
+                clip_grad_value_(used, case.max_value)
         optimizer.step(gradient_scale=scale)
     return Result(state(model), norms)
 

@@ -32,7 +32,7 @@ READS: dict[str, tuple[Callable[[mg.Tensor, Any], mg.Tensor], Any]] = {
     "gather": (lambda x, i: mg.gather(x, i, axis=0), [[2, 0, 2, 1]]),
     "scatter": (lambda x, i: mg.scatter(x, i, x[:, 1:2] * 2, axis=1), [[0], [3], [1]]),
     "scatter, a number": (lambda x, i: mg.scatter(x, i, 7.0, axis=1), [[0], [3], [1]]),
-    "scatter_add": (lambda x, i: mg.scatter_add(x, i, rows=5), [4, 0, 4]),
+    "scatter_add": (lambda x, i: mg.add_rows(x, i, rows=5), [4, 0, 4]),
     "scatter_along_axis": (
         lambda x, i: mg.scatter_along_axis(x, i, axis=1, length=3),
         [[0, 2, 2, 1], [1, 1, 1, 1], [0, 1, 2, -1]],

@@ -18,6 +18,8 @@ from minigrad.rules import OPERATIONS
 
 PRIVATE = {
     "power": elementwise._power,
+    "inverse_root": elementwise._inverse_root,
+    "inverse_square": elementwise._inverse_square,
     "reshape": shape._reshape,
     "permute_dims": shape._permute_dims,
     "broadcast_to": shape._broadcast_to,
@@ -157,6 +159,8 @@ EXAMPLES: dict[str, list[Example]] = {
     "square": unary(mg.square, np.square),
     "sqrt": unary(mg.sqrt, np.sqrt, positive=True),
     "power": binary(elementwise._power, np.power, positive=True),
+    "inverse_root": unary(elementwise._inverse_root, lambda x: x**-0.5, positive=True),
+    "inverse_square": unary(elementwise._inverse_square, lambda x: x**-2.0),
     "exp": unary(mg.exp, np.exp),
     "expm1": unary(mg.expm1, np.expm1),
     "log": unary(mg.log, np.log, positive=True),
@@ -288,7 +292,7 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "scatter_add": [
         Example(
-            lambda v, i=i: mg.scatter_add(v, beside(v, i), rows=3),
+            lambda v, i=i: mg.add_rows(v, beside(v, i), rows=3),
             (spread(*s),),
             lambda v, i=i: added(v, i, (3, v.shape[1])),
         )

@@ -22,7 +22,8 @@ EXAMPLES: dict[str, list[Example]] = {
         Example(lambda x: mg.chunk(x, 2)[1], (spread(3),), lambda x: x[2:]),
         Example(lambda x: mg.unstack(x)[1], (spread(2),), lambda x: x[1]),
         Example(lambda x: mg.chunk(x, 2)[1], (spread(0, 2),), lambda x: x),
-        Example(lambda x: mg.split(x, 3, axis=-1)[1], (spread(2, 6),), lambda x: x[:, 2:4]),
+        Example(lambda x: mg.split(x, 2)[1], (spread(3, 2),), lambda x: x[2:]),
+        Example(lambda x: mg.split(x, (2, 2, 2), axis=-1)[1], (spread(2, 6),), lambda x: x[:, 2:4]),
     ],
     "roll": [
         Example(lambda x: mg.roll(x, 1, axis=0), (spread(3, 2),), lambda x: np.roll(x, 1, 0)),

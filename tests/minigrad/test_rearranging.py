@@ -232,3 +232,29 @@ def test_without_numpy():
             found = mg.grad(lambda x, f=f: (f(x) * f(x)).sum())(x)
             expected = mg.grad(lambda x, f=f: (f(x) * f(x)).sum())(mg.tensor(X))
             np.testing.assert_allclose(found.numpy(), expected.numpy())
+
+
+@given(
+    st.integers(0, 7), st.integers(1, 8), st.lists(st.integers(0, 3), max_size=4), st.sampled_from([0, 1, -1])
+)
+def test_split_takes_the_size_of_a_part_or_a_list_of_sizes(length, size, sizes, axis) -> None:
+    x = np.arange(2.0 * length).reshape((length, 2) if axis == 0 else (2, length))
+    parts = mg.split(mg.tensor(x), size, axis=axis)
+    assert [part.shape[axis] for part in parts[:-1]] == [size] * (len(parts) - 1)
+    assert parts[-1].shape[axis] == (length % size or min(size, length))
+    np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts], axis), x)
+    if sum(sizes) != length:
+        with pytest.raises(ShapeError, match="do not make up axis"):
+            mg.split(mg.tensor(x), sizes, axis=axis)
+    else:
+        parts = mg.split(mg.tensor(x), sizes, axis=axis)
+        assert [part.shape[axis] for part in parts] == sizes
+        if parts:
+            np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts], axis), x)
+
+
+def test_split_refuses_parts_that_make_up_nothing() -> None:
+    assert [part.shape for part in mg.split(mg.zeros((0, 2)), 0)] == [(0, 2)]
+    for wrong in (0, -1):
+        with pytest.raises(ShapeError, match=f"parts of {wrong} entries cannot make up an axis of length 3"):
+            mg.split(mg.zeros(3), wrong)

@@ -1,7 +1,10 @@
 """What a NumPy user may do by mistake or at the edge: every misuse has its sentence, every kink its rule."""
 
 import gc
+import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad.errors import DeviceError, DTypeError, GraphError, ShapeError
+from minigrad import testing
+from minigrad.errors import DeviceError, DTypeError, GraphError, IndexRangeError, ShapeError, UsageError
 from minigrad.testing import arrays, shapes
 from tests.minigrad.examples import spread
 
@@ -52,7 +56,11 @@ MISUSE: list[tuple[Any, type[Exception], str]] = [
         GraphError,
         "argument 1, but only 1 were given",
     ),
-    (lambda: mg.vjp(lambda x: (x, x), leaf(1.0))[1]([leaf(1.0)]), ShapeError, "2 outputs, and 1 cotangents"),
+    (
+        lambda: mg.vjp(lambda x: (x, x), leaf(1.0))[1]([leaf(1.0)]),
+        ShapeError,
+        r"cotangents nested as \[\*\] cannot be",
+    ),
     (lambda: mg.jvp(mg.exp, leaf([1.0, 2.0]), leaf(1.0)), ShapeError, r"tangents \[\(\)\] do not fit"),
     (lambda: mg.ones((2, 2)).item(), ShapeError, "exactly one element"),
     (lambda: bool(mg.ones(2)), ShapeError, "ambiguous"),
@@ -63,9 +71,47 @@ MISUSE: list[tuple[Any, type[Exception], str]] = [
     (lambda: mg.concat([mg.ones((2, 3)), mg.ones((2, 2))]), ShapeError, "concat"),
     (lambda: mg.stack([mg.ones(2), mg.ones(3)]), ShapeError, r"stack joins arrays of one shape.*\(3,\)"),
     (lambda: mg.stack([]), ShapeError, "at least one of them"),
-    (lambda: mg.ones((2, 3))[5], ShapeError, "getitem"),
+    (lambda: mg.ones((2, 3))[5], IndexRangeError, "getitem"),
     (lambda: mg.ones(3).__setitem__(0, 1.0), mg.errors.MinigradError, r"x.at\[index\].set"),
     (lambda: mg.take(mg.ones((2, 3)), [[0, 7]], axis=1), ShapeError, "take_rows"),
+    (
+        lambda: mg.ones((2, 3)) + mg.ones((4,)),
+        ShapeError,
+        r"lengths are equal or 1.*insert axes, as in x\[:, None",
+    ),
+    (lambda: mg.ones(3)[7], IndexError, "index 7 is out of bounds for axis 0 with size 3"),
+    (lambda: mg.ones(3)["a"], IndexError, "only integers, slices"),
+    (lambda: mg.take(mg.ones((2, 3)), [[0, 7]], axis=1), IndexError, "index 7 is out of bounds"),
+    (lambda: mg.ones(3).at[5].add(1.0), IndexError, "index 5 is out of bounds"),
+    (lambda: mg.ones(3).at[[True, False]].add(1.0), IndexError, "boolean index did not match"),
+    (lambda: mg.tensor([1, 2]) ** -1, UsageError, r"integer powers.*x.astype\('float64'\)"),
+    (lambda: mg.concat([]), ShapeError, "concat joins at least one array, and got none"),
+    (lambda: mg.repeat(mg.ones(2), [-1, 1]), UsageError, r"whole and at least 0, got \[-1, 1\]"),
+    (lambda: mg.expand_dims(mg.ones(2), axis=(0, 0)), ShapeError, r"cannot insert axis \(0, 0\).*each once"),
+    (lambda: mg.matrix_power(mg.ones((2, 2)), 1.5), DTypeError, "whole powers, got 1.5"),
+    (lambda: mg.tensor([[1.0, 2.0], [3.0]]), ShapeError, "no array can be made of this: .*inhomogeneous"),
+    (lambda: mg.grad(lambda x: x, argnums=())(leaf(1.0)), GraphError, "no argument, but only 1 were given"),
+    (lambda: mg.ones(2).to(Ellipsis), DeviceError, "unknown device 'Ellipsis'"),
+    (
+        lambda: setattr(leaf(1.0), "grad", np.ones(())),
+        DTypeError,
+        "a gradient is a tensor, or None, not ndarray",
+    ),
+    (
+        lambda: setattr(leaf(1.0), "grad", mg.ones(())),
+        DTypeError,
+        "gradient is float32, and the tensor float64",
+    ),
+    (lambda: setattr(leaf([1.0]), "grad_buffer", [0.0]), DTypeError, "buffer is a raw array.* not list"),
+    (lambda: setattr(leaf([1.0]), "grad_buffer", leaf([1.0]).numpy()), GraphError, "this one is read-only"),
+    (lambda: pickle.dumps(leaf(1.0) * 2), GraphError, r"with a graph cannot be pickled.*x.detach\(\)"),
+    (lambda: testing.check_gradients(lambda x: mg.argmax(x), [1.0, 2.0]), DTypeError, "f returned int64"),
+    (lambda: testing.check_gradients(lambda d: d["a"], {"a": 1.0}), UsageError, "give the leaves of a nest"),
+    (
+        lambda: mg.gradients((x := leaf(2.0)) * x, [x], cotangents=[leaf(1.0), leaf(1.0)]),
+        ShapeError,
+        r"cotangents nested as \[\*, \*\] cannot be paired with outputs nested as \[\*\]",
+    ),
     (
         lambda: mg.weighted_rows(mg.ones((2, 3)), np.zeros((4, 2), int), mg.ones((4, 1))),
         ShapeError,
@@ -80,6 +126,80 @@ def test_every_misuse_has_its_sentence(case: tuple[Any, type[Exception], str]) -
     with pytest.raises(error, match=message) as found:
         wrong()
     assert isinstance(found.value, mg.errors.MinigradError)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 4)), min_size=1, max_size=3))
+def test_an_index_out_of_range_is_an_index_error_for_every_way_of_reading(pairs) -> None:
+    for length, index in pairs:
+        x, inside = mg.ones(length), -length <= index < length
+        for read in (
+            lambda x, i: x[i],
+            lambda x, i: x[[i]],
+            lambda x, i: mg.take(x, [i]),
+            lambda x, i: mg.gather(x, [i], axis=0),
+            lambda x, i: x.at[i].set(0.0),
+            lambda x, i: x.at[[i]].add(1.0),
+            lambda x, i: x.to_device("cpu")[mg.tensor(i)],
+        ):
+            if inside:
+                read(x, index)
+                continue
+            with pytest.raises(ShapeError) as found:
+                read(x, index)
+            assert isinstance(found.value, IndexError)
+
+
+def test_a_grad_mode_can_be_entered_again() -> None:
+    quiet, loud = mg.no_grad(), mg.enable_grad()
+    assert mg.is_grad_enabled()
+    with quiet:
+        with quiet, loud, quiet:
+            assert not mg.is_grad_enabled()
+        assert not mg.is_grad_enabled()
+        with loud:
+            assert mg.is_grad_enabled()
+    assert mg.is_grad_enabled()
+
+    @quiet
+    def count(n: int) -> int:
+        assert not mg.is_grad_enabled()
+        return 0 if n == 0 else 1 + count(n - 1)
+
+    assert count(3) == 3
+    assert mg.is_grad_enabled()
+
+
+def test_a_grad_mode_entered_by_two_threads_ends_in_each_as_it_began() -> None:
+    quiet, entered, left = mg.no_grad(), Event(), Event()
+
+    def beside() -> bool:
+        with mg.no_grad():
+            with quiet:
+                entered.set()
+                assert left.wait(10)
+            return mg.is_grad_enabled()
+
+    with ThreadPoolExecutor(1) as pool:
+        with quiet:
+            ended = pool.submit(beside)
+            assert entered.wait(10)
+        assert mg.is_grad_enabled()
+        left.set()
+        assert not ended.result()
+
+
+def test_a_hook_can_be_removed_twice() -> None:
+    x, calls = leaf([1.0]), []
+    remove = x.register_post_accumulate_grad_hook(calls.append)
+    remove()
+    remove()
+    x.sum().backward()
+    assert calls == []
+
+
+def test_what_has_no_graph_is_pickled() -> None:
+    for x in (leaf([1.0, 2.0]), mg.ones(2)):
+        assert pickle.dumps(x)
 
 
 def test_a_second_walk_over_a_released_graph_names_what_was_released() -> None:
@@ -102,7 +222,7 @@ def test_kinks_are_as_documented() -> None:
         (mg.elu, (0.0,), [1.0]),
         (mg.hardtanh, (-2.0, -1.0, 1.0, 2.0), [0.0, 1.0, 1.0, 0.0]),
         (mg.hardsigmoid, (-4.0, -3.0, 3.0, 4.0), [0.0, 1 / 6, 1 / 6, 0.0]),
-        (mg.hardswish, (-4.0, -3.0, 3.0, 4.0), [0.0, -0.5, 1.5, 1.0]),
+        (mg.hardswish, (-4.0, -3.0, 3.0, 4.0), [0.0, 0.0, 1.0, 1.0]),
         (lambda x: mg.clip(x, 0.0, 1.0), (-1.0, 0.0, 1.0, 2.0), [0.0, 1.0, 1.0, 0.0]),
         (lambda x: mg.maximum(x, 1.0), (0.0, 1.0, 2.0), [0.0, 0.5, 1.0]),
         (lambda x: mg.minimum(x, 1.0), (0.0, 1.0, 2.0), [1.0, 0.5, 0.0]),

@@ -319,3 +319,36 @@ def test_shapes(name):
         found = example.call(*(mg.zeros(x.shape, dtype=x.dtype, device="shapes") for x in example.inputs))
         expected = np.asarray(example.expected(*example.inputs))
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+
+
+@given(st.data(), st.integers(0, 1))
+def test_scatter_add_is_torchs(data, axis) -> None:
+    x = data.draw(arrays((3, 4)))
+    lines = [data.draw(st.integers(1, n)) for n in (3, 4)]
+    lines[axis] = data.draw(st.integers(0, 5))
+    indices = np.asarray(data.draw(st.lists(st.integers(0, x.shape[axis] - 1), min_size=20, max_size=20)))
+    indices = np.resize(indices, lines)
+    source = data.draw(arrays(tuple(n + 1 for n in lines)))
+    right = x.copy()
+    for i, j in np.ndindex(*lines):
+        right[(indices[i, j], j) if axis == 0 else (i, indices[i, j])] += source[i, j]
+    found = mg.scatter_add(mg.tensor(x), indices, mg.tensor(source), axis=axis)
+    np.testing.assert_allclose(found.numpy(), right, rtol=1e-12)
+    check_gradients(lambda x, source: mg.scatter_add(x, indices, source, axis=axis), x, source)
+
+
+def test_scatter_add_refuses_what_does_not_fit() -> None:
+    x, i = mg.ones((2, 3)), np.zeros((2, 2), int)
+    for wrong, message in [
+        (
+            lambda: mg.scatter_add(x, i, mg.ones((2, 1)), axis=1),
+            r"indices \(2, 2\) are more than shape \(2, 1\)",
+        ),
+        (lambda: mg.scatter_add(x, i, mg.ones(4), axis=1), "differ in their number of axes"),
+        (
+            lambda: mg.scatter_add(x, np.zeros((3, 1), int), mg.ones((3, 1)), axis=1),
+            r"indices \(3, 1\) are more",
+        ),
+    ]:
+        with pytest.raises(ShapeError, match=message):
+            wrong()

@@ -99,7 +99,7 @@ def test_shapes_that_do_not_fit_are_refused_as_numpy_refuses_them():
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()
-    assert repr(raw) == "ShapeArray((2, 3), float32)"
+    assert repr(raw) == "ShapeArray(shape=(2, 3), dtype=float32)"
     assert raw.view().base is raw
     assert raw.sum(axis=0).shape == (3,)
 

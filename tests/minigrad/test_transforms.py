@@ -293,40 +293,7 @@ def test_gradients_have_the_nesting_of_their_argument() -> None:
     np.testing.assert_array_equal(back["b"].first.numpy(), np.zeros(3))
 
 
-def test_rebuilding_a_nest_counts_its_leaves() -> None:
-    from minigrad.tree import flatten, rebuild
-
-    nest = {"a": [1, (2, 3)], "b": Pair(4, 5)}
-    assert flatten(nest) == [1, 2, 3, 4, 5]
-    assert rebuild(nest, list("abcde")) == {"a": ["a", ("b", "c")], "b": Pair("d", "e")}
-    with pytest.raises(ShapeError, match="6 leaves do not fit a nest with 5"):
-        rebuild(nest, list("abcdef"))
-
-
-# ----- Jacobians ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(2, 5), (5, 2), (0, 3), (3, 0), (1, 1)])
-def test_jacobian_of_a_linear_map_is_the_map(rows: int, columns: int) -> None:
-    matrix = np.random.default_rng(0).normal(size=(rows, columns))
-    found = mg.jacobian(lambda x: mg.tensor(matrix) @ x)(mg.tensor(np.ones(columns)))
-    np.testing.assert_allclose(found.numpy(), matrix)
-    cubes = mg.jacobian(lambda x: mg.reshape(x * x * x, (2, 1)))(mg.tensor(np.array([[1.0, 2.0]])))
-    np.testing.assert_allclose(cubes.numpy().reshape(2, 2), np.diag([3.0, 12.0]))
-    assert cubes.shape == (2, 1, 1, 2)
-
-
-def test_hessian_and_its_product_with_a_vector() -> None:
-    def f(x):
-        return (mg.exp(x) * x[::-1]).sum()
-
-    x, v = mg.tensor(np.array([0.1, -0.4, 0.7])), mg.tensor(np.array([1.0, 2.0, -1.0]))
-    h = mg.hessian(f)(x).numpy()
-    e = np.exp(x.numpy())
-    mirrored = e[:, None] * np.eye(3)[::-1]
-    np.testing.assert_allclose(h, np.diag(e * x.numpy()[::-1]) + mirrored + mirrored.T, rtol=1e-12)
-    np.testing.assert_allclose(mg.hvp(f, x, v).numpy(), h @ v.numpy(), rtol=1e-12)
-    assert mg.hessian(lambda x: x**3)(number(2.0)).item() == pytest.approx(12.0)
+# ----- Graphs of gradients ------------------------------------------------------------------------
 
 
 def test_create_graph_gives_gradients_a_graph() -> None:
@@ -366,7 +333,9 @@ def test_misuse_has_its_sentence() -> None:
         mg.jvp(lambda x: x, mg.tensor([1, 2]), mg.tensor([1, 2]))
     with pytest.raises(ShapeError, match=r"tangents \[\(2,\)\] do not fit inputs \[\(3,\)\]"):
         mg.jvp(lambda x: x, x, mg.ones(2))
-    with pytest.raises(ShapeError, match="1 outputs, and 2 cotangents"):
+    with pytest.raises(
+        ShapeError, match=r"cotangents nested as \[\*, \*\] cannot be paired with outputs nested as \*"
+    ):
         mg.vjp(lambda x: x, x)[1]([x, x])
     with pytest.raises(ShapeError, match=r"cotangent has shape \(2,\)"):
         mg.vjp(lambda x: x, x)[1](mg.ones(2))

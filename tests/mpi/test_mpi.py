@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from minigrad.dist.launch import mpirun_command, mpirun_environment
 from tests.mpi.conftest import ROOT, SECONDS, Start, alive, wait_until
 
 SECONDS_TO_END = 10.0
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="the system does not say what a process does"
+)
 
 
 @pytest.mark.parametrize(("ranks", "debug"), [(3, "1"), (4, "0")])
@@ -29,6 +33,7 @@ def test_every_verb(launcher: Start, ranks: int, debug: str):
         ("raise", 1, "rank 2 of 3 failed first: ValueError: boom"),
         ("misuse", 2, "rank 2 of 3 failed first: minigrad.errors.UsageError: no such file"),
         ("exit", 5, "rank 2 of 3 failed first: exit code 5"),
+        ("quit", 4, "rank 2 of 3 failed first: exit code 4"),
         ("kill", None, r"rank 2 of 3 \(process \d+\) died without a word"),
         ("crash", None, r"rank 2 of 3 \(process \d+\) died without a word"),
     ],
@@ -49,6 +54,46 @@ def test_one_rank_dies_and_all_end(
     if what == "misuse":
         assert "rank 2 of 3: no such file\n" in errors
         assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("what", "settings"),
+    [
+        ("leave others waiting", {}),
+        ("system exit", {"MINIGRAD_TEST_CERTAIN": "0.5"}),
+        ("return", {"MINIGRAD_TEST_CERTAIN": "0.5"}),
+    ],
+)
+def test_a_rank_that_ends_while_others_wait_ends_all(
+    launcher: Start, tmp_path: Path, what: str, settings: dict[str, str]
+):
+    process = launcher(3, ["tests/mpi/victim.py", what], **settings)
+    everyone = ranks_of(process, tmp_path, 3)
+    _, errors = process.communicate(timeout=SECONDS_TO_END)
+    said = "rank 2 of 3 has finished, and others still wait: rank 0 in barrier, rank 1 in barrier"
+    assert errors.count(said) == 1, errors
+    assert process.returncode > 0
+    assert not [rank for rank in everyone if alive(rank)]
+
+
+def test_so_it_does_under_a_plain_mpirun(tmp_path: Path):
+    words = mpirun_command(3, [sys.executable, "tests/mpi/victim.py", "return"])
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "MINIGRAD_TEST_FOLDER": str(tmp_path),
+        "MINIGRAD_TEST_CERTAIN": "0.5",
+    }
+    result = subprocess.run(
+        words,
+        cwd=ROOT,
+        env=mpirun_environment() | settings,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_END,
+        check=False,
+    )
+    assert "rank 2 of 3 has finished, and others still wait: rank 0 in barrier" in result.stderr
+    assert result.returncode > 0
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -87,6 +132,28 @@ def test_leaving_early_is_no_failure(launcher: Start):
     assert sorted(re.findall("rank . ends well", output)) == ["rank 0 ends well", "rank 1 ends well"]
 
 
+def test_others_may_go_on_without_a_rank_for_as_long_as_they_like(launcher: Start):
+    process = launcher(3, ["tests/mpi/victim.py", "leave others at work"], MINIGRAD_TEST_CERTAIN="0.5")
+    _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_messages_that_differ_only_in_dtype_are_reported_with_both_sides(launcher: Start):
+    program = (
+        "import numpy as np; from minigrad import dist\n"
+        "world = dist.world(); world.barrier()\n"
+        "if world.rank: world.send(np.ones(4), 0, tag=7)\n"
+        "else: world.receive(np.ones(8, np.float32), 1, tag=7)\n"
+        "world.barrier()"
+    )
+    _, errors = launcher(2, ["-c", program], MINIGRAD_DEBUG="1").communicate(timeout=SECONDS_TO_END)
+    expected = (
+        "rank 0 of 2: receive expected 8 elements of float32 with tag 7 from rank 1 of 2, "
+        "which sends 4 elements of float64"
+    )
+    assert expected in errors, errors
+
+
 @pytest.mark.parametrize("what", ["sleep", "wait"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stopped_launcher_takes_all_ranks_along(launcher: Start, tmp_path: Path, what: str, name: str):
@@ -104,14 +171,17 @@ def test_a_stopped_rank_is_found_by_its_silence(launcher: Start, tmp_path: Path)
     everyone = ranks_of(process, tmp_path, 3)
     _, errors = process.communicate(timeout=3 + SECONDS_TO_END)
     assert re.search(
-        r"minigrad: rank 2 of 3 \(process \d+\) stopped answering: no sign of life for 3\.?\d* s", errors
+        r"minigrad: rank 2 of 3 \(process \d+\) stopped answering: no sign of life for 3\.?\d* s; it "
+        r"was stopped",
+        errors,
     ), errors
     assert process.returncode > 0
     assert not [rank for rank in everyone if alive(rank)]
 
 
-def test_a_long_honest_step_is_no_silence(launcher: Start):
-    process = launcher(3, ["tests/mpi/victim.py", "compute"], MINIGRAD_SECONDS_OF_SILENCE="2")
+@pytest.mark.parametrize("what", ["compute", pytest.param("hold", marks=needs_proc)])
+def test_a_long_honest_step_is_no_silence(launcher: Start, what: str):
+    process = launcher(3, ["tests/mpi/victim.py", what], MINIGRAD_SECONDS_OF_SILENCE="1.5")
     _, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (0, "")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minigrad import dist
+from minigrad.dist import farewell
 from minigrad.errors import UsageError
 
 
@@ -19,6 +20,15 @@ def compute(seconds: float) -> None:
     while time.monotonic() < end:
         sum(k * k for k in range(100_000))
         matrix = np.tanh(matrix @ matrix)
+
+
+def hold(seconds: float) -> None:
+    """The same in single calls that let no other thread run, the last of them that long."""
+    numbers, took = 10**6, 0.0
+    while took < seconds:
+        start = time.monotonic()
+        sum(range(numbers))
+        numbers, took = 2 * numbers, time.monotonic() - start
 
 
 def main(what: str) -> None:
@@ -36,8 +46,14 @@ def main(what: str) -> None:
             raise UsageError("no such file")
         if what == "exit":
             sys.exit(5)
-        if what == "leave":
+        if what == "quit":
+            quit(4)
+        if what == "system exit":
+            raise SystemExit(1)
+        if what in ("leave", "leave others waiting"):
             sys.exit()
+        if what in ("return", "leave others at work"):
+            return
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "crash":
@@ -46,15 +62,28 @@ def main(what: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         if what == "compute":
             compute(seconds=float(os.environ["MINIGRAD_SECONDS_OF_SILENCE"]) * 2)
+        if what == "hold":
+            hold(seconds=float(os.environ["MINIGRAD_SECONDS_OF_SILENCE"]) * 2)
         if what == "sleep":
             time.sleep(600)
     if what == "leave":
         print(f"rank {world.rank} ends well", flush=True)
         sys.exit(0)
+    if what == "leave others at work":
+        compute(seconds=4 * farewell.SECONDS_UNTIL_CERTAIN)
+        if world.rank == 0:  # a message between those who are left
+            compute(seconds=4 * farewell.SECONDS_UNTIL_CERTAIN)
+            world.send(array, 1)
+        else:
+            world.receive(array, 0)
+        return
     if what == "wait":
         world.receive(array, (world.rank + 1) % world.size)
     world.barrier()
 
 
 if __name__ == "__main__":
+    farewell.SECONDS_UNTIL_CERTAIN = float(
+        os.environ.get("MINIGRAD_TEST_CERTAIN", farewell.SECONDS_UNTIL_CERTAIN)
+    )
     main(sys.argv[1])

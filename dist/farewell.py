@@ -1,0 +1,79 @@
+"""The normal end of a rank: it stays until all have come there, and sees to it that nobody waits for ever.
+
+MPI keeps a rank that ends until the others end, too, and never asks what those are doing. So all ranks of a
+host share a small table, in which each notes what it waits in. A rank that has finished looks there: while
+another computes, that may go on for as long as it likes; where all others do nothing but wait, nothing can
+ever happen again, since whoever has finished sends nothing any more.
+"""
+
+import time
+from collections.abc import Callable
+
+CALLS = (
+    *("", "send", "receive", "barrier", "bcast", "reduce", "allreduce", "reduce_scatter"),
+    *("allgather", "allgatherv", "gatherv", "scatterv", "alltoallv"),
+)
+"""What a rank may wait in, by MPI's names; first: in nothing."""
+CODES = {call: code for code, call in enumerate(CALLS)}
+FINISHED = -1
+SECONDS_UNTIL_CERTAIN = 4.0  # nobody waits for a message of this host for so long that comes at all
+SHORTEST_PAUSE, LONGEST_PAUSE, LONGEST_COUNTED = 0.001, 0.02, 0.5  # seconds between two looks
+
+
+class Board:
+    """The table, as one rank sees it: a number for each, which changes whenever it begins or ends to wait.
+
+    lines   of all ranks that share it; a rank alone has one of its own, and learns nothing from it
+    poke    moves messages on that this rank has left under way
+    """
+
+    def __init__(self, lines: "memoryview", rank: int, poke: Callable[[], object]) -> None:
+        self._lines, self._rank, self._poke = lines, rank, poke
+        self._waits = 0
+        self.shared = len(lines) > 1
+
+    def enter(self, call: str) -> None:
+        """From now on, this rank waits in `call`, one of CALLS."""
+        self._lines[self._rank] = self._waits + CODES[call]
+
+    def leave(self) -> None:
+        """It waits no more."""
+        self._waits += len(CALLS)
+        self._lines[self._rank] = self._waits
+
+    def finish(self) -> dict[int, str]:
+        """Stay until all others have finished, too; or return who waits in what while nobody can go on.
+
+        Of several ranks that have finished, one alone returns so, to speak for all.
+        """
+        self._lines[self._rank] = FINISHED
+        before: list[int] = []
+        still, pause, looked = 0.0, SHORTEST_PAUSE, time.monotonic()
+        while True:
+            self._poke()
+            lines, now = self._lines.tolist(), time.monotonic()
+            going = {rank: line % len(CALLS) for rank, line in enumerate(lines) if line != FINISHED}
+            stuck = all(going.values()) and lines == before
+            # A very long time between two looks means that this process was stopped: little of it counts.
+            still = still + min(now - looked, LONGEST_COUNTED) if stuck else 0.0
+            if not going or (still > SECONDS_UNTIL_CERTAIN and self._rank == lines.index(FINISHED)):
+                return {rank: CALLS[code] for rank, code in going.items()}
+            before, looked = lines, now
+            pause = SHORTEST_PAUSE if stuck else min(1.2 * pause, LONGEST_PAUSE)
+            time.sleep(pause)
+
+
+board = Board(memoryview(bytearray(8)).cast("q"), 0, lambda: None)
+"""Of this process; `minigrad.dist.mpi` puts the one there that ranks share."""
+
+
+def share(lines: "memoryview", rank: int, poke: Callable[[], object]) -> None:
+    """From now on, this process is one of several that share a table."""
+    global board
+    board = Board(lines, rank, poke)
+
+
+def finish(name: Callable[[int], str]) -> str:
+    """Stay until all ranks have finished; or return, in words, who still waits. `name` is that of a rank."""
+    waiting = board.finish()
+    return ", ".join(f"{name(rank)} in {call}" for rank, call in waiting.items())

@@ -1,0 +1,87 @@
+"""The normal end of a rank: who stays, who speaks, and when."""
+
+import threading
+import time
+
+import pytest
+
+from minigrad.dist import farewell
+from minigrad.dist.farewell import FINISHED, Board
+
+SECONDS = 0.3
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "SECONDS_UNTIL_CERTAIN", SECONDS)
+
+
+def boards(ranks: int) -> tuple["memoryview", list[Board]]:
+    lines = memoryview(bytearray(8 * ranks)).cast("q")
+    return lines, [Board(lines, rank, lambda: None) for rank in range(ranks)]
+
+
+class Ending:
+    """A rank that finishes, in a thread."""
+
+    def __init__(self, board: Board) -> None:
+        self._found: list[dict[int, str]] = []
+        self._thread = threading.Thread(target=lambda: self._found.append(board.finish()), daemon=True)
+        self._thread.start()
+
+    def after(self, seconds: float) -> dict[int, str] | None:
+        """What it found, or None if it still stays then."""
+        self._thread.join(seconds)
+        return self._found[0] if self._found else None
+
+
+def test_alone_nobody_stays() -> None:
+    assert farewell.Board(memoryview(bytearray(8)).cast("q"), 0, lambda: None).finish() == {}
+
+
+def test_a_rank_stays_until_all_have_finished() -> None:
+    lines, (_, second, third) = boards(3)
+    end, other = Ending(second), Ending(third)
+    assert end.after(3 * SECONDS) is None  # nobody else has finished, and nobody waits
+    assert other.after(0.0) is None
+    lines[0] = FINISHED
+    assert (end.after(5.0), other.after(5.0)) == ({}, {})
+
+
+def test_the_lowest_that_has_finished_says_who_waits_in_what() -> None:
+    _, (first, second, third, fourth) = boards(4)
+    ends = Ending(fourth), Ending(second)
+    first.enter("allreduce")
+    assert ends[1].after(3 * SECONDS) is None  # the third might still bring what the first waits for
+    third.enter("receive")
+    assert ends[1].after(5.0) == {0: "allreduce", 2: "receive"}
+    assert ends[0].after(0.0) is None
+
+
+def test_who_waits_now_and_then_goes_on() -> None:
+    lines, (first, second) = boards(2)
+    end = Ending(second)
+    assert end.after(0.0) is None
+    deadline = time.monotonic() + 3 * SECONDS
+    while time.monotonic() < deadline:  # always waiting, for one message after the other
+        first.enter("send")
+        time.sleep(SECONDS / 20)
+        first.leave()
+        first.enter("send")
+    assert end.after(0.0) is None
+    lines[0] = FINISHED
+    assert end.after(5.0) == {}
+
+
+def test_messages_that_were_left_under_way_are_moved_on() -> None:
+    lines = memoryview(bytearray(16)).cast("q")
+    pokes = [0]
+
+    def poke() -> None:
+        pokes[0] += 1
+        if pokes[0] == 20:
+            lines[0] = FINISHED  # the other got what it waited for
+
+    lines[0] = farewell.CODES["receive"]
+    assert Board(lines, 1, poke).finish() == {}
+    assert pokes[0] == 20
