@@ -10,6 +10,7 @@ prepare()  # before anything can load MPI
 
 from minigrad.dist import checkpoint, collectives  # noqa: E402
 from minigrad.dist.contiguous import ContiguousMemory  # noqa: E402
+from minigrad.dist.counted_loss import CountedLoss  # noqa: E402
 from minigrad.dist.data_parallel import DataParallel  # noqa: E402
 from minigrad.dist.debug_mode import debug  # noqa: E402
 from minigrad.dist.ledger import Ledger, Message  # noqa: E402
@@ -44,6 +45,7 @@ from minigrad.dist.zero_checkpoint import partitioned_checkpoint  # noqa: E402
 __all__ = [
     "ColumnParallelLinear",
     "Costs",
+    "CountedLoss",
     "ContiguousMemory",
     "DataParallel",
     "Ledger",

@@ -15,6 +15,7 @@ from minigrad.dist.partition import BUCKET_BYTES, broadcast_rest, check_alike, c
 from minigrad.dist.roster import Roster
 from minigrad.dist.world import World
 from minigrad.dist.zero_gradients import Filling, WholeGradients
+from minigrad.nn.materialize import materialize
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -22,9 +23,10 @@ from minigrad.tensor import Tensor
 class DataParallel:
     """Keeps the copies of `module` on all ranks of `world` alike.
 
-    Parameters and buffers are taken from rank 0 now. In each step call `synchronize()` after the backward
-    walk: it leaves in every parameter's `.grad` the sum over all ranks, which may be clipped then. A
-    parameter that only some ranks used counts as zero on the others; one that no rank used keeps no gradient.
+    Parameters and buffers are taken from rank 0 now; a model that has shapes only is filled before. In each
+    step call `synchronize()` after the backward walk: it leaves in every parameter's `.grad` the sum over all
+    ranks, which may be clipped then. A parameter that only some ranks used counts as zero on the others; one
+    that no rank used keeps no gradient.
 
     bucket_bytes      size from which on a bucket is sent: small ones start earlier, large ones cost less
     algorithm         how gradients are summed: "library", or one of minigrad's own ("ring", "ordered", …)
@@ -41,7 +43,7 @@ class DataParallel:
         self, module: Module, world: World, *, bucket_bytes: int = BUCKET_BYTES, algorithm: str = "library"
     ) -> None:
         check_settings("DataParallel", bucket_bytes, algorithm, ["all_reduce"])
-        self.module = module
+        self.module = materialize(module)
         self.world = world
         self.seconds_driving = self.seconds_waiting = 0.0
         self._gradients: WholeGradients | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrad.dist.algorithms import rounds_of
+from minigrad.dist.algorithms import Place, rounds_of
 from minigrad.dist.memory import Meter
 from minigrad.dist.spawn import spawn, world
 from minigrad.dist.trace import Recording, Trace
@@ -96,7 +96,7 @@ def messages_of(verb: str, algorithm: str, *, ranks: int) -> list[Arrow]:
         pieces = [rank] if verb == "all_gather" else range(ranks)
         array = np.array([Share(piece, frozenset([rank])) for piece in pieces], dtype=object)
         out = np.empty(ranks if verb == "all_gather" else 1, dtype=object)
-        walks.append(rounds_of(call, rank, ranks, array, out))
+        walks.append(rounds_of(call, Place(rank, ranks), array, out))
     under_way: dict[tuple[int, int], deque[tuple[int, list[Share]]]] = {}
     found: list[Arrow] = []
 

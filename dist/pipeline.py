@@ -47,7 +47,7 @@ from minigrad.nn.materialize import materialize
 from minigrad.nn.module import Parameter
 from minigrad.nn.optim import Optimizer
 from minigrad.nn.optim.given import OwnPart
-from minigrad.nn.utils import clip_coefficient
+from minigrad.nn.utils import clip_coefficient, whole_gradients
 from minigrad.tensor import Tensor
 
 
@@ -243,12 +243,11 @@ class Pipeline:
         xp = self.module.computes_with
         total = xp.zeros(1, dtype="float64")
         gradients = []
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                gradients.append(parameter.grad.data)
-                if self.owned(parameter):
-                    wide = gradients[-1].reshape(-1).astype("float64")
-                    total += xp.vecdot(wide, wide)
+        for parameter, gradient in whole_gradients(self.parameters()):
+            gradients.append(gradient)
+            if self.owned(parameter):
+                wide = gradient.reshape(-1).astype("float64")
+                total += xp.vecdot(wide, wide)
         self.world.all_reduce(total, purpose="control")
         norm = xp.sqrt(total.reshape(()))
         coefficient = clip_coefficient(norm, max_norm)

@@ -20,7 +20,7 @@ from minigrad.nn.containers import ModuleList
 from minigrad.nn.gpt import GPT
 from minigrad.nn.layers import Dropout, LayerNorm
 from minigrad.nn.module import Module, Parameter
-from minigrad.nn.utils import clip_coefficient
+from minigrad.nn.utils import clip_coefficient, whole_gradients
 from minigrad.tensor import Tensor
 
 
@@ -198,7 +198,7 @@ def clip(
     """Scale gradients in place so that their norm over all ranks of `worlds` is at most `max_norm`; return
     the norm before. `counted` says which of them this rank counts.
     """
-    gradients = [(p, p.grad.data) for p in parameters if p.grad is not None]
+    gradients = whole_gradients(parameters)
     norm = joint_norm(((counted(p), gradient) for p, gradient in gradients), worlds)
     coefficient = clip_coefficient(norm, max_norm)
     for _, gradient in gradients:

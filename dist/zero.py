@@ -33,8 +33,9 @@ from minigrad.dist.tensor_parallel_layout import ParameterPart
 from minigrad.dist.units import Chosen, find_units
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
-from minigrad.dist.zero_gradients import PooledGradients, ScatteredGradients, UnitGradients, WholeGradients
+from minigrad.dist.zero_gradients import ScatteredGradients, WholeGradients
 from minigrad.dist.zero_parameters import Starts, WholeParameters, standing
+from minigrad.dist.zero_pooled import PooledGradients, UnitGradients
 from minigrad.dist.zero_saving import SavedZeRO
 from minigrad.dist.zero_units import UnitParameters
 from minigrad.errors import UsageError

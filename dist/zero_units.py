@@ -1,11 +1,10 @@
 """Parameters as shards (stage 3): a unit is whole only while it is used, forward and again backward.
 
 All ranks gather the same units in the same order, whatever of them they use: forward in the order in which
-rank 0 used them first in its first pass, backward the other way round, each one ahead of its use. In the
-first pass rank 0 (or the first rank that has a walk) leads: it goes by the order of declaration, turns back
-where it has to, and tells the others. A rank that leaves a unit out, or has no walk at all in a step, takes
-part nevertheless. A unit used out of that order (again, or by a checkpoint that spans three) is gathered once
-more; that has to happen on all ranks alike. Frozen parameters are gathered with the unit that they are in.
+rank 0 used them first in its first pass (`unit_order.py`), backward the other way round, each one ahead of
+its use. A rank that leaves a unit out, or has no walk at all in a step, takes part nevertheless. A unit used
+out of that order (again, or by a checkpoint that spans three) is gathered once more; that has to happen on
+all ranks alike. Frozen parameters are gathered with the unit that they are in.
 
 The units share one memory, in which each has its place: even ones at its beginning, odd ones at its end. It
 holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of weights;
@@ -20,13 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from minigrad.dist.partition import Bucket, agreed_order
+from minigrad.dist.partition import Bucket
 from minigrad.dist.request import Request, done
+from minigrad.dist.unit_order import FirstPass
 from minigrad.dist.units import Part, Unit, once, when_walked
 from minigrad.dist.verbs import Array, pieces
 from minigrad.dist.world import World
@@ -36,17 +33,11 @@ from minigrad.graph import is_grad_enabled
 from minigrad.mutation import mutated
 from minigrad.nn.module import Module
 
-END, NOTHING = (
-    -1,
-    -2,
-)  # of a leader's pass: he has gathered all, or has no walk and hands over to the next rank
-
 
 class UnitParameters:
     """Keeps this rank's pieces of all parameters, and gathers units around their use.
 
-    passed     called with the number of gradients' buckets that are left behind, and whether by a walk: a
-               rank without one passes by all the same
+    passed     called with the number of gradients' buckets that are left behind, and whether by a walk
     reordered  called with these buckets in the order of a walk
     frozen     buckets of what is not trained
     seconds    spent to gather, since somebody set it to zero
@@ -71,8 +62,7 @@ class UnitParameters:
         self.seconds = 0.0
         self._parts = {part.bucket: part for unit in self.every for part in unit.parts}
         self.frozen = [bucket for bucket, part in self._parts.items() if not part.trained]
-        self._uses: list[Unit] | None = []  # of this rank's first pass, until the order is known
-        self._leader, self._led = 0, True  # who leads the first pass, and whether he still does
+        self._first: FirstPass | None = FirstPass(self.world, self.units, self._fetch)
         self._moving = False  # whether units take other places when this round ends
         self._resident: list[Unit] = []
         self._direction = ""  # "forward" and "backward" while such a pass is under way
@@ -87,10 +77,9 @@ class UnitParameters:
         self._make_room()
         module.register_forward_pre_hook(self._before_model)
         module.register_forward_hook(self._after_model)
-        for unit in self.units:
-            for one in unit.modules:
-                one.register_forward_pre_hook(partial(self._before_unit, unit))
-                one.register_forward_hook(partial(self._after_unit, unit))
+        for unit, one in [(each, one) for each in self.units for one in each.modules]:
+            one.register_forward_pre_hook(partial(self._before_unit, unit))
+            one.register_forward_hook(partial(self._after_unit, unit))
 
     @property
     def every(self) -> list[Unit]:
@@ -149,34 +138,14 @@ class UnitParameters:
     # ----- Gathering -----
 
     @property
-    def _learning(self) -> bool:
-        """Whether this is the first pass."""
-        return self._uses is not None and self._direction == "forward"
-
-    @property
-    def _following(self) -> bool:
-        return self._learning and self.world.rank != self._leader
-
-    def _tell(self, number: int = END) -> int:
-        """In the first pass: which unit the leader gathers now."""
-        told = np.array([number], dtype=np.int64)
-        self.world.broadcast(told, root=self._leader, purpose="control")
-        self._leader += told[0] == NOTHING
-        return int(told[0])
-
-    def _follow(self, unit: Unit | None) -> None:
-        """Gather what the leader gathers, until this unit is whole, or the leader's pass is over."""
-        while self._following and self._led and not (unit and unit.whole):
-            number = self._tell()
-            self._led = number != END
-            if number >= 0:
-                self._start(self.units[number])
-                self._receive(self.units[number])
+    def _learning(self) -> FirstPass | None:
+        """The first pass, while it is under way."""
+        return self._first if self._direction == "forward" else None
 
     def _start(self, unit: Unit) -> None:
         """Start to gather a unit, in place of what lies there."""
-        if self._learning and not self._following and unit is not self.root:
-            self._tell(unit.number)
+        if self._learning and self._learning.leads and unit is not self.root:
+            self._learning.tell(unit.number)
         for other in [r for r in self._resident if r.overlaps(unit)]:
             if other.active:
                 raise UsageError(
@@ -198,12 +167,17 @@ class UnitParameters:
 
     def _gather(self, unit: Unit) -> None:
         """See to it that a unit is whole."""
-        if self._following and unit is not self.root:
-            self._follow(unit)
+        if self._learning and unit is not self.root:
+            self._learning.follow(unit)
         if not unit.whole:
             if not unit.requests:
                 self._start(unit)
             self._receive(unit)
+
+    def _fetch(self, unit: Unit) -> None:
+        """Gather a unit that another rank needs now."""
+        self._start(unit)
+        self._receive(unit)
 
     def _receive(self, unit: Unit) -> None:
         """Wait for a unit that is on its way."""
@@ -252,7 +226,9 @@ class UnitParameters:
 
     def _advance(self, stop: int, *, walking: bool = False) -> None:
         """Gather the units in order, up to `stop` of them. A walk that gets to one has left those before."""
-        while self._next < stop and not self._following:
+        if self._learning and not self._learning.leads:
+            return
+        while self._next < stop:
             if walking:
                 self._leave(self._next)
             self._gather(self._order[self._next])
@@ -287,26 +263,16 @@ class UnitParameters:
             self._complete = self._complete and self._next == len(self.units)
             self._advance(len(self.units), walking=self._direction == "backward")
             if self._learning:
-                self._settle_order()
+                self._take_order(self._learning)
             self._direction = ""
 
-    def _settle_order(self) -> None:
-        """From now on, go through units in the order of the leader's uses in the pass that ends. They move
-        when the round is over, for a graph holds on to their places.
-        """
-        self._follow(None)
-        if not self._following and self._led:
-            self._tell(END if self._uses or self._leader + 1 == self.world.size else NOTHING)
-            self._follow(None)
-        uses, self._uses = self._uses or [], None
-        turns = {unit: float(index) for index, unit in reversed(list(enumerate(uses)))}
-        order = agreed_order([turns.get(unit) for unit in self.units], self.world)
-        self._moving = order != sorted(order)
-        self.units = [self.units[number] for number in order]
+    def _take_order(self, first: FirstPass) -> None:
+        """Go through units in the order found out. They move later: a graph knows their places."""
+        before, self.units, self._first = self.units, first.end(), None
+        self._moving = self.units != before
         for number, unit in enumerate(self.units):
             unit.number = number
-        self._regular = all(a.number < b.number for a, b in pairwise(uses))
-        self._complete = len(turns) == len(self.units)
+        self._regular, self._complete = first.regular, first.complete
         self.reordered([unit.bucket for unit in reversed(self.units) if unit.bucket])
 
     # ----- Forward -----
@@ -334,8 +300,8 @@ class UnitParameters:
                 if self._recomputed is None:
                     self._behind = max(self._behind, self._entered)
                 self._recomputed = unit
-            elif self._uses is not None and unit not in self._uses[-1:]:
-                self._uses.append(unit)
+            elif self._first:
+                self._first.use(unit)
             self._reach(unit)
             unit.active += 1
 
@@ -354,8 +320,8 @@ class UnitParameters:
         self._begin("backward")
 
     def _walk_into(self, unit: Unit) -> Callable[[], None] | None:
-        """A pull walk has come to a unit: those after it are behind. Returns what another walk is to call that
-        goes through this one, if by then other units may lie in the place of its weights.
+        """A pull walk has come to a unit: those after it are behind. Returns what another walk is to call
+        that goes through this one, if by then other units may lie in the place of its weights.
         """
         if self._direction != "backward":
             self._begin_backward()
@@ -381,9 +347,7 @@ class UnitParameters:
     # ----- After it -----
 
     def end_round(self) -> None:
-        """Take part in what other ranks gathered in this round, if this one had no walk; then forget all, and
-        let the units move.
-        """
+        """Take part in what others gathered in this round, if this rank had no walk; then begin a new one."""
         if not self._recorded and self.world.size > 1:
             self._begin("forward")
             self._end()

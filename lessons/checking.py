@@ -1,6 +1,6 @@
 """What a lesson's `check.py` is written with: the mark of an exercise, mistakes in the lesson's words.
 
-    @exercise("1.2", "merge paths", points=2, rebuilds=["minigrad.transforms.grad"])
+    @exercise("1.2", "merge paths", points=2, rebuilds=["minigrad.derivatives.grad"])
     @given(x=vectors())
     def check_merging(answer, x):
         require(close(answer.gradient(x), expected), "the gradient of x*x is 2x, and yours is ...")
@@ -29,7 +29,7 @@ def exercise(
     """Mark a check as deciding about exercise `key`, worth `points`.
 
     `rebuilds` names the pieces of the library that an answer may not call, such as
-    "minigrad.transforms.grad". The checks of one exercise add their points.
+    "minigrad.derivatives.grad". The checks of one exercise add their points.
     """
     return pytest.mark.exercise(key=key, title=title, points=points, rebuilds=tuple(rebuilds))
 

@@ -1,6 +1,6 @@
 """Keeping an exercise from handing in the library: pieces that it rebuilds refuse to be called from it.
 
-A piece is named by module and attribute, such as `minigrad.transforms.grad` or
+A piece is named by module and attribute, such as `minigrad.derivatives.grad` or
 `minigrad.tensor.Tensor.backward`. While its check runs, a call that comes from the exercise's file is
 refused; calls from the check itself, which compares with the library, are not. No solution can be opened.
 """

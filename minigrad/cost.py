@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad import backend
+from minigrad.backend_shape_rules import extent
 from minigrad.meter import metered
 from minigrad.tensor import Tensor
 from minigrad.tree import flatten, rebuild
@@ -54,4 +55,5 @@ def _twin(x: Any, xp: Any) -> Any:
     if not isinstance(x, Tensor) and not hasattr(x, "dtype"):
         return x
     twin = Tensor.of(xp.empty(x.shape, dtype=x.dtype))
+    twin.data.bounds = extent(x.data if isinstance(x, Tensor) else x)  # an index out of range is refused
     return twin.requires_grad_() if isinstance(x, Tensor) and x.requires_grad else twin

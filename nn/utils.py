@@ -144,10 +144,17 @@ def _several(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
-def _gradients(parameters: Parameter | Iterable[Parameter]) -> list[Array]:
+def whole_gradients(parameters: Parameter | Iterable[Parameter]) -> list[tuple[Parameter, Array]]:
+    """The parameters that have a gradient, with it. Raises UsageError for gradients that somebody sums over
+    ranks and has not summed.
+    """
     several = _several(parameters)
     for p in several:
         for hook in p.node.hooks if isinstance(p.node, Leaf) else ():
             if isinstance(hook, SummingHook):
                 hook.check_whole()
-    return [p.grad.data for p in several if p.grad is not None]
+    return [(p, p.grad.data) for p in several if p.grad is not None]
+
+
+def _gradients(parameters: Parameter | Iterable[Parameter]) -> list[Array]:
+    return [gradient for _, gradient in whole_gradients(parameters)]

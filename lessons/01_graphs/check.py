@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from minigrad.lessons.checking import exercise, numbers, require, require_close
 
 ENGINE = [
-    "minigrad.transforms.grad",
+    "minigrad.derivatives.grad",
     "minigrad.transforms.vjp",
     "minigrad.transforms.jvp",
-    "minigrad.transforms.value_and_grad",
-    "minigrad.transforms.jacobian",
+    "minigrad.derivatives.value_and_grad",
+    "minigrad.derivatives.jacobian",
     "minigrad.tensor.Tensor.backward",
 ]
 

@@ -3,7 +3,7 @@
 Paper: Griewank and Walther 2008, Evaluating Derivatives, chapters 2 and 3; the graphs follow Olah 2015,
     Calculus on Computational Graphs: Backpropagation
 Builds: a sum over paths, dual numbers (forward mode), a tape (reverse mode), un-broadcasting
-Source: minigrad/walk.py, minigrad/graph.py, minigrad/transforms.py
+Source: minigrad/walk.py, minigrad/graph.py, minigrad/transforms.py, minigrad/derivatives.py
 Ranks: 1
 Minutes: 75
 """

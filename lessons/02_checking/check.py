@@ -30,7 +30,7 @@ def slope_of_inside(x):
     "2.1",
     "central differences and the best step",
     points=2,
-    rebuilds=["minigrad.transforms.grad", "minigrad.transforms.jacobian"],
+    rebuilds=["minigrad.derivatives.grad", "minigrad.derivatives.jacobian"],
 )
 @given(x=arrays(np.float64, array_shapes(min_dims=0, max_dims=3, min_side=1, max_side=3), elements=numbers()))
 def check_central_difference(answer, x):
@@ -129,7 +129,7 @@ def hessian_of_valley(x):
     "2.4",
     "Hessian-vector products and Newton's method",
     points=2,
-    rebuilds=["minigrad.transforms.hvp", "minigrad.transforms.hessian", "minigrad.transforms.jacobian"],
+    rebuilds=["minigrad.derivatives.hvp", "minigrad.derivatives.hessian", "minigrad.derivatives.jacobian"],
 )
 @given(x=vectors(st.integers(1, 4)), seed=st.integers(0, 9))
 def check_hessian_vector_product(answer, x, seed):
@@ -154,7 +154,7 @@ def check_that_no_hessian_is_made(answer):
     "2.4",
     "Hessian-vector products and Newton's method",
     points=2,
-    rebuilds=["minigrad.transforms.hvp", "minigrad.transforms.hessian", "minigrad.transforms.jacobian"],
+    rebuilds=["minigrad.derivatives.hvp", "minigrad.derivatives.hessian", "minigrad.derivatives.jacobian"],
 )
 @given(x=vectors(st.integers(1, 3)))
 def check_newton(answer, x):

@@ -3,7 +3,7 @@
 Paper: Griewank and Walther 2008, Evaluating Derivatives, chapters 3 to 5; Pearlmutter 1994, Fast Exact
     Multiplication by the Hessian; Squire and Trapp 1998, Using Complex Variables to Estimate Derivatives
 Builds: central differences, the complex step, the inner-product test, Hessian-vector products, Newton's method
-Source: minigrad/testing.py, minigrad/transforms.py, minigrad/cost.py
+Source: minigrad/testing.py, minigrad/derivatives.py, minigrad/cost.py
 Ranks: 1
 Minutes: 60
 """

@@ -76,6 +76,8 @@ def arange(
 
     Of integers they are integers.
     """
+    if not step:
+        raise UsageError("arange: a step of 0 arrives nowhere")
     bounds = (0, start) if stop is None else (start, stop)
     return _make("arange", *bounds, step, dtype=dtype or _natural(*bounds, step), device=device)
 

@@ -20,7 +20,7 @@ from minigrad.operation import general
 from minigrad.ops.elementwise import abs, divide, exp, log, not_equal, sqrt, square, where
 from minigrad.ops.linalg import matmul
 from minigrad.ops.matrices import along, eye, matrices, triangle
-from minigrad.ops.reductions import max, min, sum
+from minigrad.ops.reductions import floating, in_float32, max, min, sum
 from minigrad.ops.shape import astype, concat, expand_dims, matrix_transpose
 from minigrad.tensor import Tensor
 
@@ -320,6 +320,7 @@ def _root(total: Tensor, power: float) -> Tensor:
     return where(zero, total * 0, sqrt(safe) if power == 2 else exp(divide(log(safe), float(power))))
 
 
+@in_float32
 def vector_norm(
     x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, ord: float = 2
 ) -> Tensor:
@@ -327,9 +328,9 @@ def vector_norm(
     many are not zero.
 
     At x = 0 the derivative is taken as 0; entries that tie for the largest share it; |x| has derivative 0 at
-    0.
+    0, for every ord. Half precision is computed in float32, so that squares do not overflow.
     """
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = floating("vector_norm", x)
     if ord == 2:
         return _root(sum(square(x), axis=axis, keepdims=keepdims), 2)
     if ord == 0:
@@ -339,7 +340,12 @@ def vector_norm(
         return sum(size, axis=axis, keepdims=keepdims)
     if ord in (_INFINITY, -_INFINITY):
         return (max if ord > 0 else min)(size, axis=axis, keepdims=keepdims)
-    return _root(sum(size**ord, axis=axis, keepdims=keepdims), ord)
+    if ord < 1:  # the power of 0 has an infinite slope, which an entry that is 0 does not pass on
+        zero = size.detach() == 0
+        terms = where(zero, 0.0 if ord > 0 else _INFINITY, where(zero, 1.0, size) ** ord)
+    else:
+        terms = size**ord
+    return _root(sum(terms, axis=axis, keepdims=keepdims), ord)
 
 
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | Literal["fro", "nuc"] = "fro") -> Tensor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from minigrad import backend
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.operation import linear
 from minigrad.ops.creation import full
 from minigrad.ops.indexing import getitem, take, unindex
@@ -152,7 +153,10 @@ def tile(x: Any, repetitions: int | Sequence[int], /) -> Tensor:
     axes are put in front.
     """
     x = _tensor(x)
-    repetitions = (repetitions,) if isinstance(repetitions, int) else repetitions
+    if not isinstance(repetitions, Sequence):
+        repetitions = (repetitions,)
+    if not all(isinstance(count, Integral) for count in repetitions):
+        raise DTypeError(f"tile: repetitions are whole numbers, got {repetitions}")
     axes = max(x.ndim, len(repetitions))
     shape = (1,) * (axes - x.ndim) + x.shape
     counts = (1,) * (axes - len(repetitions)) + tuple(repetitions)

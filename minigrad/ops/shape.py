@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from numbers import Integral
 from typing import Any
 
 from minigrad import backend
-from minigrad.errors import ShapeError, UsageError
+from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.operation import general, linear
 from minigrad.tensor import Tensor
 
@@ -216,10 +217,13 @@ def split(x: Any, /, sizes: int | Sequence[int], *, axis: int = 0) -> tuple[Tens
     x = x if isinstance(x, Tensor) else Tensor(x)
     place = _place(axis, x.ndim)
     length = x.shape[place]
-    if isinstance(sizes, int):
+    if not isinstance(sizes, (Integral, Sequence)):
+        raise DTypeError(f"split: sizes is a whole number or a list of them, got {sizes!r}")
+    if isinstance(sizes, Integral):
         if sizes < 0 or (not sizes and length):
             raise ShapeError(f"split: parts of {sizes} entries cannot make up an axis of length {length}")
-        lengths = tuple(min(sizes, length - start) for start in range(0, length, sizes or 1)) or (0,)
+        starts = range(0, length, int(sizes) or 1)
+        lengths = tuple(min(int(sizes), length - start) for start in starts) or (0,)
     else:
         lengths = tuple(sizes)
         if min(lengths, default=0) < 0 or sum(lengths) != length:

@@ -38,7 +38,8 @@ def rms_norm(x: Tensor, normalized_shape: Any, weight: Any = None, eps: float | 
     axes = tuple(range(x.ndim - len(shape), x.ndim))
     if eps is None:
         eps = float(backend.numpy.finfo(x.dtype).eps) if x.dtype.kind == "f" else 2.0**-7  # bfloat16
-    out = x / ops.sqrt(ops.mean(ops.square(x), axis=axes, keepdims=True) + eps)
+    wide = x.astype("float32") if x.dtype.itemsize < 4 else x  # squares leave the range of a half
+    out = (wide / ops.sqrt(ops.mean(ops.square(wide), axis=axes, keepdims=True) + eps)).astype(x.dtype)
     return out if weight is None else out * weight
 
 

@@ -181,7 +181,7 @@ class _InstanceNorm(Module):
 
     def _learn(self, x: Tensor, running_mean: Buffer, running_var: Buffer) -> None:
         """Move the running statistics towards the mean of the samples' own."""
-        flat = x.detach().reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        flat = x.detach().astype(running_var.dtype).reshape(*x.shape[:2], math.prod(x.shape[2:]))
         mean = flat.mean(axis=2, keepdims=True)
         centred = flat - mean
         variance = (centred * centred).sum(axis=2) / float(flat.shape[2] - 1)

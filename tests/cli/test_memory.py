@@ -31,7 +31,7 @@ def peaks(text: Path, out: Path, ranks: int, *more: str) -> list[dict[str, int]]
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_stages_2_and_3_hold_less_than_stage_0(text: Path, tmp_path: Path, ranks: int) -> None:
     everything = peaks(text, tmp_path / "0", ranks, "--zero", "0")
-    sharing = {
+    sharing: dict[tuple[str, ...], list[str]] = {
         ("2",): ["gradients", "optimizer", "total"],
         ("3",): ["parameters", "gradients", "optimizer", "total"],
     }

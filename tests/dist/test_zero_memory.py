@@ -111,11 +111,9 @@ def test_bounds_hold_in_any_order_of_use(
         with zero.gathered():
             return values_of(model)
 
-    request, Request.test = Request.test, lambda request: False  # type: ignore[method-assign]
-    try:  # nothing arrives before it is waited for
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Request, "test", lambda request: False)  # nothing arrives before it is waited for
         everyone = dist.spawn(main, ranks=ranks)
-    finally:
-        Request.test = request  # type: ignore[method-assign]
     alone = Shuffled(7, order[:used])
     optimizer = nn.optim.SGD(alone.parameters(), lr=0.1)
     for step in range(3):
@@ -206,9 +204,9 @@ class Adapted(nn.Module):
 
     @staticmethod
     def _layer(values: np.random.Generator) -> nn.Module:
-        layer = nn.Linear(WIDTH, WIDTH, dtype="float64")
+        layer: Any = nn.Linear(WIDTH, WIDTH, dtype="float64")
         layer.weight.assign(values.normal(size=(WIDTH, WIDTH)))
-        layer.bias.assign(values.normal(size=WIDTH))  # type: ignore[union-attr]
+        layer.bias.assign(values.normal(size=WIDTH))
         layer.weight.requires_grad_(False)
         layer.cold = nn.Parameter(values.normal(size=(WIDTH, WIDTH)), dtype="float32", requires_grad=False)
         layer.register_forward_hook(lambda self, _, out: out + mg.sum(self.cold) * 0.1)

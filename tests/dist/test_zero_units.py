@@ -100,6 +100,7 @@ def test_units_are_the_elements_of_lists_and_the_rest_is_the_root():
     units, root = find_units(model, None, SingleWorld())
     assert [unit.name for unit in units] == ["body.0", "body.2", "tied.1"]
     assert root is not None
+    assert root.bucket is not None
     assert [id(p) for p in root.bucket.parameters] == [
         id(p)
         for p in (

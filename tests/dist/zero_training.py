@@ -35,8 +35,8 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Blocks between two matrices: some share a matrix, some are frozen, the odd ones of these in part; one may
-    be left out; one parameter is never used. Blocks may be called in another order than they are declared.
+    """Blocks between two matrices: some share a matrix, some are frozen, the odd ones of these in part; one
+    may be left out; one parameter is never used. They may be called in another order than they are declared.
     """
 
     def __init__(self, seed: int, case: "Case") -> None:
@@ -52,10 +52,10 @@ class Net(nn.Module):
         self.frozen = nn.Parameter(values.normal(size=(width, width)) / width, requires_grad=False)
         self.leave = nn.Parameter(values.normal(size=(width, CLASSES)))
         self.scale = nn.Buffer(values.normal(size=CLASSES))
-        for number, block in enumerate(self.blocks):
-            if number in case.cold:
-                block.weight.requires_grad_(False)
-                block.bias.requires_grad_(number % 2 == 1)
+        for number in case.cold & set(range(case.blocks)):
+            weight, bias, *_ = self.blocks[number].parameters()
+            weight.requires_grad_(False)
+            bias.requires_grad_(number % 2 == 1)
         self.seldom, self.checkpointed = case.seldom, case.checkpointed
         self.turned = case.turned
 

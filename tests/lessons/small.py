@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from minigrad.lessons.checking import exercise, require, require_close
 
 
-@exercise("1.1", "add", points=2, rebuilds=["minigrad.ops.elementwise.add", "minigrad.transforms.grad"])
+@exercise("1.1", "add", points=2, rebuilds=["minigrad.ops.elementwise.add", "minigrad.derivatives.grad"])
 @given(x=st.integers(0, 99), y=st.integers(0, 99))
 def check_add(answer, x, y):
     require_close(answer.add(x, y), x + y, "the sum")

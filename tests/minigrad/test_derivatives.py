@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.errors import GraphError
+from minigrad.testing import check_gradients
 from minigrad.tree import flatten
 
 
@@ -147,3 +148,17 @@ def test_blocks_have_the_dtype_of_their_input_by_either_walk() -> None:
         one, other = mg.jacobian(f, argnums=(0, 1))(single, double)
         assert (one.dtype, other.dtype) == (mg.float32, mg.float64)
         assert (one.shape, other.shape) == ((3 * copies, 2), (3 * copies, 3))
+
+
+@pytest.mark.parametrize("rows", [1, 5])  # by the reverse walk, by the forward walk
+def test_jacobians_are_differentiated_again(rows: int) -> None:
+    weights = mg.tensor(np.sin(np.arange(3.0 * rows)).reshape(rows, 3))
+
+    def f(p: dict[str, mg.Tensor]) -> list[mg.Tensor]:
+        return [mg.tanh(weights @ p["x"]) * p["scale"]]
+
+    def total(x: mg.Tensor, scale: mg.Tensor) -> mg.Tensor:
+        blocks = mg.jacobian(f)({"x": x, "scale": scale})[0]
+        return mg.sum(mg.sin(blocks["x"])) + mg.sum(blocks["scale"] ** 2)
+
+    check_gradients(total, np.array([0.1, -0.4, 0.7]), 1.3, order=1)

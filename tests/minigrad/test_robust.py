@@ -88,10 +88,13 @@ MISUSE: list[tuple[Any, type[Exception], str]] = [
     (lambda: mg.concat([]), ShapeError, "concat joins at least one array, and got none"),
     (lambda: mg.repeat(mg.ones(2), [-1, 1]), UsageError, r"whole and at least 0, got \[-1, 1\]"),
     (lambda: mg.expand_dims(mg.ones(2), axis=(0, 0)), ShapeError, r"cannot insert axis \(0, 0\).*each once"),
-    (lambda: mg.matrix_power(mg.ones((2, 2)), 1.5), DTypeError, "whole powers, got 1.5"),
+    (lambda: mg.split(mg.ones(2), 1.5), DTypeError, "whole number or a list of them, got 1.5"),  # type: ignore[arg-type]
+    (lambda: mg.tile(mg.ones(2), 1.5), DTypeError, "repetitions are whole numbers, got"),  # type: ignore[arg-type]
+    (lambda: mg.arange(0, 1, 0), UsageError, "a step of 0"),
+    (lambda: mg.matrix_power(mg.ones((2, 2)), 1.5), DTypeError, "whole powers, got 1.5"),  # type: ignore[arg-type]
     (lambda: mg.tensor([[1.0, 2.0], [3.0]]), ShapeError, "no array can be made of this: .*inhomogeneous"),
     (lambda: mg.grad(lambda x: x, argnums=())(leaf(1.0)), GraphError, "no argument, but only 1 were given"),
-    (lambda: mg.ones(2).to(Ellipsis), DeviceError, "unknown device 'Ellipsis'"),
+    (lambda: mg.ones(2).to(Ellipsis), DeviceError, "unknown device 'Ellipsis'"),  # type: ignore[arg-type]
     (
         lambda: setattr(leaf(1.0), "grad", np.ones(())),
         DTypeError,
@@ -189,7 +192,8 @@ def test_a_grad_mode_entered_by_two_threads_ends_in_each_as_it_began() -> None:
 
 
 def test_a_hook_can_be_removed_twice() -> None:
-    x, calls = leaf([1.0]), []
+    calls: list[mg.Tensor] = []
+    x = leaf([1.0])
     remove = x.register_post_accumulate_grad_hook(calls.append)
     remove()
     remove()

@@ -175,6 +175,8 @@ def test_what_an_audit_found_is_refused_with_its_sentence() -> None:
     for ask, error, message in wrong:
         with pytest.raises(error, match=message):
             ask()
+    with pytest.raises(IndexRangeError, match=r"index 9 on axis 0 of shape \(4, 2\)"):
+        mg.cost(lambda tokens: mg.take(z(4, 2), tokens), np.array([9]))
     assert z(3)[range(2)].shape == (2,)
     assert mg.arange(0, 1, 0.1, device="shapes").shape == (10,)
     assert repr(z(3)) == "tensor(shape=(3,), dtype=float32, device='shapes')"
