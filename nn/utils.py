@@ -144,7 +144,7 @@ def _several(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
-def whole_gradients(parameters: Parameter | Iterable[Parameter]) -> list[tuple[Parameter, Array]]:
+def whole_gradients(parameters: Tensor | Iterable[Tensor]) -> list[tuple[Any, Array]]:
     """The parameters that have a gradient, with it. Raises UsageError for gradients that somebody sums over
     ranks and has not summed.
     """

@@ -79,9 +79,9 @@ def spread_cells(v: Any, axis: int, cells: Cells, length: int, /) -> Tensor:
 
 def several(name: str, what: str, value: Sizes, axes: int, *, least: int = 1) -> tuple[int, ...]:
     """One number for each of `axes` axes from a number or a sequence. Raises UsageError for anything else."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    values: tuple[Any, ...] = tuple(value) if isinstance(value, Sequence) else (value,) * axes
     if len(values) != axes or any(
-        not isinstance(n, Integral) or isinstance(n, bool) or int(n) < least for n in values
+        type(n) is bool or not isinstance(n, Integral) or int(n) < least for n in values
     ):
         raise UsageError(
             f"{name}: {what} is {value!r}; expected a whole number from {least} up, or {axes} of them"
