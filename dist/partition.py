@@ -21,7 +21,7 @@ from minigrad.mutation import mutated
 from minigrad.nn.module import Module, Parameter
 
 BUCKET_BYTES = 4 * 2**20
-SMALL = 16
+SMALL = 8  # two eighths of a model are a small part of it
 
 
 class Bucket:
@@ -74,7 +74,7 @@ class Bucket:
 def cut(parameters: Sequence[Parameter], world: World, bucket_bytes: int | None) -> list[Bucket]:
     """Buckets of at least `bucket_bytes` each, the parameters that were declared last in the first.
 
-    None: of a sixteenth of all, and no more than `BUCKET_BYTES`, so that two of them are a small part.
+    None: of an eighth of all, and no more than `BUCKET_BYTES`, so that two of them are a small part.
     """
     if bucket_bytes is None:
         bucket_bytes = min(BUCKET_BYTES, sum(parameter.data.nbytes for parameter in parameters) // SMALL)

@@ -60,7 +60,7 @@ class ZeRO(SavedZeRO):
 
     stage         0 to 3: what ranks share out (see the table of this module)
     bucket_bytes  size from which on a bucket is sent (stages 0 to 2); by default 4 MiB, and at stage 2, which
-                  has room for two, no more than a sixteenth of the model
+                  has room for two, no more than an eighth of the model
     units         stage 3: the modules to gather one by one, or [[several, of, them], …] together; by default
                   each element of the model's lists
     algorithm     of all sums and gathers: "library", or one of minigrad's own. With "ordered" all stages
@@ -190,9 +190,7 @@ class ZeRO(SavedZeRO):
 
     # ----- Sharing out -----
 
-    def _lay_out(
-        self, bucket_bytes: int | None, units: Chosen | None, starts: Starts, device: str
-    ) -> None:
+    def _lay_out(self, bucket_bytes: int | None, units: Chosen | None, starts: Starts, device: str) -> None:
         """Give parameters and gradients their places, and take the values from rank 0."""
         how: dict[str, Any] = {"algorithm": self.algorithm, "track": self.meter.track}
         axes = (self.replicas, self.world)

@@ -56,7 +56,16 @@ NOT_MECHANISM = {
 # What everything parallel stands on: the communicator, sharding, schedules, the executor.
 HEART_OF_DIST = (
     *("world", "communicator", "verbs", "request", "transfer", "rounds"),
-    *("partition", "units", "zero", "zero_gradients", "zero_parameters", "zero_units"),
+    *(
+        "partition",
+        "units",
+        "unit_order",
+        "zero",
+        "zero_gradients",
+        "zero_pooled",
+        "zero_parameters",
+        "zero_units",
+    ),
     *("schedule", "schedules", "schedule_passes", "schedule_check", "executor"),
 )
 
@@ -178,7 +187,7 @@ def test_the_mechanism_can_be_read_in_an_afternoon():
 
 def test_the_heart_of_dist_can_be_read_in_a_day():
     counts = {name: code_lines((ROOT / "dist" / f"{name}.py").read_text()) for name in HEART_OF_DIST}
-    assert sum(counts.values()) <= 2600, counts
+    assert sum(counts.values()) <= 2700, counts
 
 
 def test_one_file_is_one_sitting():

@@ -154,7 +154,8 @@ figure("traffic", picture, "Traffic by stage, counted.")
 #
 # Gathering all parameters at once would give everything back. So parameters are gathered by *units*, a Transformer block each: just before the
 # block runs, with the next one already on its way. On the way back each unit is gathered again, and its gradient is scattered as
-# soon as it is complete. At any time a rank holds its shard and two units.
+# soon as it is complete. At any time a rank holds its shard, two units, and what lies
+# outside all blocks.
 #
 # The traps, each of which the library's tests know:
 #

@@ -40,7 +40,7 @@ examples:
   minigrad train --ranks 4                       four processes; prints the mpirun line that starts them
   minigrad train --ranks 4 --threads             four ranks as threads: no MPI needed, one runs at a time
   mpirun -n 4 minigrad train                     the same as the first, started by hand
-  minigrad train --ranks 4 --zero 3              each rank keeps a quarter of all that is trained
+  minigrad train --ranks 4 --zero 3              each rank keeps a quarter, and what is in use
   minigrad train --data 2 --pipeline 2 --schedule zb-h1 --microbatches 8 --zero 1
                                                  four ranks: two copies of the model, each in two stages
   minigrad train --text *.txt --steps 2000       your own text, for longer
