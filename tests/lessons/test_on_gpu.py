@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from minigrad import backend, dist, transforms, walk
+from minigrad import backend, derivatives, dist, walk
 from minigrad.dist.executor import Executor
 from minigrad.errors import DeviceError
 from minigrad.lessons import find_lesson, kit
@@ -49,7 +49,7 @@ class Losses:
 @contextmanager
 def recorded() -> Iterator[Losses]:
     """Note where walks start: `backward`, `mg.grad` and its kin, and the losses of pipelines."""
-    losses, seed, vjp, stage = Losses(), walk.seed, transforms.vjp, Executor._run_stage
+    losses, seed, vjp, stage = Losses(), walk.seed, derivatives.vjp, Executor._run_stage
 
     def seeded(tensor: Any, cotangent: Any) -> Any:
         losses.take(tensor)
@@ -69,7 +69,7 @@ def recorded() -> Iterator[Losses]:
 
     with (
         mock.patch.object(walk, "seed", seeded),
-        mock.patch.object(transforms, "vjp", transposed),
+        mock.patch.object(derivatives, "vjp", transposed),
         mock.patch.object(Executor, "_run_stage", run_stage),
     ):
         yield losses

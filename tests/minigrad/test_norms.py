@@ -46,7 +46,7 @@ def test_norms_are_numpys_in_every_precision(order: float, dtype: str, seed: int
     found = mg.vector_norm(mg.tensor(x), axis=1, ord=order)
     exact = np.linalg.norm(x.astype("float64"), ord=order, axis=1)
     assert found.dtype == dtype
-    np.testing.assert_allclose(found.numpy(), exact, rtol=4 * float(np.finfo(dtype).eps))
+    np.testing.assert_allclose(found.numpy(), exact, rtol=16 * float(np.finfo(dtype).eps))
 
 
 def test_norms_of_half_precision_and_of_integers_do_not_overflow() -> None:
