@@ -40,6 +40,17 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if helper else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several workers share the tests (`-n 2 --dist loadgroup`), those of a file stay together, and
+    those that start MPI take turns: their ranks want all cores.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            processes = "mpirun" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("mpirun" if processes else str(item.path)))
+
+
 @pytest.fixture
 def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python on MPI ranks: `mpirun(["-c", program], ranks=2)`. No MPI skips the test; a hang fails it."""
