@@ -22,6 +22,7 @@ import numpy as np
 from minigrad import backend, random
 from minigrad.backend import Array
 from minigrad.dist.algorithms import LIBRARY
+from minigrad.dist.counted_loss import wide
 from minigrad.dist.gpt_units import gpt_units
 from minigrad.dist.memory import Meter
 from minigrad.dist.mesh import Mesh
@@ -301,8 +302,7 @@ def loss_of_logits(model: GPT) -> Callable[[Tensor, Any], Tensor]:
     region, vocabulary = getattr(model, "region", None), model.config.vocabulary
 
     def loss(logits: Tensor, targets: Any) -> Tensor:
-        if logits.dtype.itemsize < 4:  # a sum over a batch is soon beyond the largest float16
-            logits = logits.astype("float32")
+        logits = wide(logits)
         if region is None:
             return cross_entropy(logits, Tensor(targets, device=logits.device), reduction="sum")
         return vocabulary_cross_entropy(logits, targets, region, vocabulary, reduction="sum")

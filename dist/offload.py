@@ -285,9 +285,8 @@ class HostCopies:
             self._to_host(self._values, self.values)
             return
         for values, old, new in zip(self.values, before, self.shown(), strict=True):
-            changed = old.view(np.uint8) != new.view(
-                np.uint8
-            )  # byte by byte: one that is no number is itself
+            # Byte by byte, since what is no number does not equal itself.
+            changed = old.view(np.uint8) != new.view(np.uint8)
             np.copyto(values, new, where=changed.reshape(new.size, new.itemsize).any(axis=1))
 
     def fetch(self) -> None:

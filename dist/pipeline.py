@@ -20,6 +20,7 @@ import numpy as np
 
 from minigrad import random
 from minigrad.dist.checkpoint_piece import Piece
+from minigrad.dist.clipping import clip
 from minigrad.dist.executor import Executor
 from minigrad.dist.memory import Meter
 from minigrad.dist.pipeline_batches import Batches
@@ -47,7 +48,6 @@ from minigrad.nn.materialize import materialize
 from minigrad.nn.module import Parameter
 from minigrad.nn.optim import Optimizer
 from minigrad.nn.optim.given import OwnPart
-from minigrad.nn.utils import clip_coefficient, whole_gradients
 from minigrad.tensor import Tensor
 
 
@@ -240,20 +240,8 @@ class Pipeline:
         Returns the norm before (a 0-d array, the same on all ranks); one that is not finite leaves them as
         they are. A parameter on several ranks counts once.
         """
-        xp = self.module.computes_with
-        total = xp.zeros(1, dtype="float64")
-        gradients = []
-        for parameter, gradient in whole_gradients(self.parameters()):
-            gradients.append(gradient)
-            if self.owned(parameter):
-                wide = gradient.reshape(-1).astype("float64")
-                total += xp.vecdot(wide, wide)
-        self.world.all_reduce(total, purpose="control")
-        norm = xp.sqrt(total.reshape(()))
-        coefficient = clip_coefficient(norm, max_norm)
-        for gradient in gradients:
-            gradient *= coefficient.astype(gradient.dtype)
-        return norm
+        namespace = self.module.computes_with
+        return clip(self.parameters(), self.owned, max_norm, [self.world], namespace=namespace)
 
     # ----- A step -----
 

@@ -56,6 +56,12 @@ def find_schedule(
                 f"the schedule {found.name} is for {found.microbatches} microbatches, and chunks {chunks}; "
                 "leave chunks out"
             )
+    refuse_misfits(found, ranks, stages, slices)
+    return found
+
+
+def refuse_misfits(found: Schedule, ranks: int, stages: int, slices: Sequence[int]) -> None:
+    """Raise UsageError for a schedule that does not fit ranks, stages and slices, or gathers or reduces."""
     for action in found:
         if action.kind in (Kind.GATHER, Kind.REDUCE):
             raise UsageError(
@@ -82,7 +88,6 @@ def find_schedule(
             f"the schedule {found.name} has {found.slices} token slices, and {len(slices)} lengths of slices "
             "were given; give one length per slice, and only to a schedule that has slices"
         )
-    return found
 
 
 def dealt_out(schedule: Schedule, ranks: int) -> Schedule:

@@ -1,6 +1,6 @@
 """A GPT on tensor-parallel ranks: its blocks, its embedding, its loss."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from functools import partial
 from typing import Any, cast
@@ -8,11 +8,11 @@ from typing import Any, cast
 from minigrad import backend
 from minigrad.backend import Array
 from minigrad.checkpoint import checkpoint
+from minigrad.dist.clipping import clip
 from minigrad.dist.tensor_parallel_layers import ParallelAttention, ParallelMLP
 from minigrad.dist.tensor_parallel_layout import ParameterPart, layouts_of, whole_copy
 from minigrad.dist.tensor_parallel_region import Region
 from minigrad.dist.vocabulary_parallel import VocabularyParallelEmbedding, vocabulary_cross_entropy
-from minigrad.dist.world import World
 from minigrad.errors import ShapeError
 from minigrad.nn import functional
 from minigrad.nn.cache import Cache
@@ -20,7 +20,6 @@ from minigrad.nn.containers import ModuleList
 from minigrad.nn.gpt import GPT
 from minigrad.nn.layers import Dropout, LayerNorm
 from minigrad.nn.module import Module, Parameter
-from minigrad.nn.utils import clip_coefficient, whole_gradients
 from minigrad.tensor import Tensor
 
 
@@ -170,37 +169,3 @@ def add_places(
     first, stop = region.tokens(length)
     (rows,) = region.shared(places[start : start + length])
     return region.dropout(drop, x + rows[first:stop], length, start)
-
-
-def joint_norm(parts: Iterable[tuple[bool, Array]], worlds: Sequence[World]) -> Array:
-    """The 2-norm (0-d, float64, the same on all ranks of all worlds, the axes of a mesh) of arrays, each of
-    which comes with whether this rank counts it.
-    """
-    total: Any = None
-    for counted, array in parts:
-        xp, wide = backend.namespace(array), array.reshape(-1).astype("float64")
-        total = xp.zeros(1, dtype="float64") if total is None else total
-        if counted:
-            total += xp.vecdot(wide, wide)
-    if total is None:
-        total = backend.host.zeros(1, dtype="float64")
-    for world in worlds:
-        world.all_reduce(total, purpose="control")
-    return backend.namespace(total).sqrt(total.reshape(()))
-
-
-def clip(
-    parameters: Iterable[Parameter],
-    counted: Callable[[Parameter], bool],
-    max_norm: float,
-    worlds: Sequence[World],
-) -> Array:
-    """Scale gradients in place so that their norm over all ranks of `worlds` is at most `max_norm`; return
-    the norm before. `counted` says which of them this rank counts.
-    """
-    gradients = whole_gradients(parameters)
-    norm = joint_norm(((counted(p), gradient) for p, gradient in gradients), worlds)
-    coefficient = clip_coefficient(norm, max_norm)
-    for _, gradient in gradients:
-        gradient *= coefficient.astype(gradient.dtype)
-    return norm

@@ -21,9 +21,10 @@ from typing import Any
 
 from minigrad import backend
 from minigrad.backend import Array
+from minigrad.dist.clipping import clip
 from minigrad.dist.counted_loss import CountedLoss, count_of, wide
 from minigrad.dist.pipeline import Pipeline
-from minigrad.dist.tensor_parallel_gpt import ParallelBlock, ParallelGPT, add_places, clip
+from minigrad.dist.tensor_parallel_gpt import ParallelBlock, ParallelGPT, add_places
 from minigrad.dist.vocabulary_parallel import vocabulary_cross_entropy
 from minigrad.errors import ShapeError
 from minigrad.nn import functional
