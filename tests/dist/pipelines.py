@@ -133,6 +133,14 @@ def mean_square(output: Any, target: mg.Tensor) -> mg.Tensor:
     return mg.mean(mg.square(first - target))
 
 
+def walk_alone(model: nn.Sequential, x: np.ndarray, y: np.ndarray) -> None:
+    """Forward through all layers on this rank, the loss, and the walk back, in float64."""
+    values: Any = (mg.tensor(x, dtype="float64"),)
+    for layer in model:
+        values = layer(*values)
+    mean_square(values, mg.tensor(y, dtype="float64")).backward()
+
+
 def optimizer(parameters: Any) -> nn.optim.Optimizer:
     return nn.optim.SGD([p for p in parameters if p.requires_grad], lr=0.1, momentum=0.9)
 

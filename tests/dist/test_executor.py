@@ -18,7 +18,7 @@ from minigrad.dist.schedule_check import check
 from minigrad.dist.schedules import SCHEDULES, make
 from minigrad.dist.timing import Costs, peak_activations, simulate
 from minigrad.dist.world import World
-from tests.dist.pipelines import WIDTH, Dense, layers, mean_square
+from tests.dist.pipelines import WIDTH, Dense, layers, mean_square, walk_alone
 from tests.dist.test_schedule import schedules
 
 SAMPLES = 12
@@ -289,10 +289,7 @@ def test_copies_of_a_pipeline_over_a_data_parallel_axis(schedule):
         return {name: grad_of(p) for name, p in pipeline.named_parameters()}, sums
 
     model = nn.Sequential(*layers(["dense"] * (4 if schedule == "interleaved" else 2), 0))
-    values = (mg.tensor(x, dtype="float64"),)
-    for layer in model:
-        values = layer(*values)
-    mean_square(values, mg.tensor(y, dtype="float64")).backward()
+    walk_alone(model, x, y)
     expected = {name: grad_of(p) for name, p in model.named_parameters()}
     for gradients, sums in dist.spawn(main, ranks=4):
         assert sums == len(gradients)

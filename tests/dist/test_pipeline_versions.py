@@ -14,7 +14,7 @@ from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.schedule import parse
 from minigrad.dist.world import World
 from minigrad.errors import UsageError
-from tests.dist.pipelines import layers, mean_square
+from tests.dist.pipelines import layers, mean_square, walk_alone
 from tests.dist.test_executor import grad_of
 
 WIDTH, RATE, MOMENTUM = 3, 0.1, 0.9
@@ -43,10 +43,7 @@ def simulated(stages: int, updates: int, samples: int, seed: int, delay, rates=(
             for p, old in zip(row, history[delay(s, t)][s], strict=True):
                 p.data = old.copy()
         model.zero_grad()
-        values = (mg.tensor(x[rows], dtype="float64"),)
-        for layer in model:
-            values = layer(*values)
-        mean_square(values, mg.tensor(y[rows], dtype="float64")).backward()
+        walk_alone(model, x[rows], y[rows])
         rate, after = rates[t] if rates else RATE, []
         for s, row in enumerate(parameters):
             velocity[s] = [MOMENTUM * v + grad_of(p) for v, p in zip(velocity[s], row, strict=True)]
@@ -353,10 +350,7 @@ def test_one_stage_may_use_a_parameter_twice():
     optimizer = nn.optim.SGD(model.parameters(), lr=RATE)
 
     def step(x: np.ndarray, y: np.ndarray) -> None:
-        values = (mg.tensor(x, dtype="float64"),)
-        for layer in model:
-            values = layer(*values)
-        mean_square(values, mg.tensor(y, dtype="float64")).backward()
+        walk_alone(model, x, y)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import minigrad as mg
 from minigrad import dist, nn
 from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.world import World
 from minigrad.dist.zero import ZeRO
-from tests.dist.pipelines import WIDTH, layers, mean_square
+from tests.dist.pipelines import WIDTH, layers, mean_square, walk_alone
 
 KINDS = ["dense", "keep", "dense", "join", "dense", "dense"]
 TIED = ["tied", "keep", "dense", "join", "dense", "tied"]
@@ -27,10 +26,7 @@ def alone(samples: int, kinds: list[str]) -> dict[str, np.ndarray]:
     optimizer = nn.optim.AdamW(list(model.parameters()), lr=0.01)
     x, y = data(samples)
     for _ in range(STEPS):
-        values = (mg.tensor(x, dtype="float64"),)
-        for layer in model:
-            values = layer(*values)
-        mean_square(values, mg.tensor(y, dtype="float64")).backward()
+        walk_alone(model, x, y)
         optimizer.step()
         optimizer.zero_grad()
     return {name: x.data.copy() for name, x in model.state_dict().items()}
