@@ -119,6 +119,18 @@ def _replicate(xp: Any, x: Array, /, *, how: How) -> Array:
     return x
 
 
+@collective("replicated", "per rank", reverse="all_gather_and_add")
+def _replicate_to_gather(xp: Any, x: Array, /, *, how: How) -> Array:
+    return x
+
+
+@collective("per rank", "replicated", reverse="replicate_to_gather")
+def _all_gather_and_add(xp: Any, x: Array, /, *, how: How) -> Array:
+    every = _empty(x[None], how.world.size)
+    how.world.all_gather(contiguous(x), every, purpose=how.purpose, algorithm=how.algorithm)
+    return cast("Array", backend.namespace(x).sum(every, axis=0))  # half precision in float32
+
+
 def _summed(xp: Any, x: Array, /, *, how: How) -> Array:
     out = x.copy()
     how.world.all_reduce(out, purpose=how.purpose, algorithm=how.algorithm)

@@ -40,8 +40,8 @@ class ParallelBlock(Module):
     """This rank's part of a GPT's block: 4 all-reduces a walk there and back, 6 if it is computed again.
 
     With token shares (`Region.sequence`) each of these is an all-gather and a reduce-scatter in its stead,
-    and the gradients of what all ranks share (6 vectors of the width) are summed in one all-reduce per walk,
-    not once per step: each walk leaves gradients that may be used at once.
+    and the gradients of what all ranks share (6 vectors of the width) are summed by one more all-gather per
+    walk, not once per step: each walk leaves gradients that may be used at once.
     """
 
     def __init__(self, whole: Any, region: Region) -> None:

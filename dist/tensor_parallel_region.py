@@ -106,13 +106,14 @@ class Region:
 
     def shared(self, *parameters: Tensor) -> tuple[Tensor, ...]:
         """Parameters of what runs between regions. Where each rank uses them for its own tokens, their
-        gradients are summed, in one all-reduce for all of them.
+        gradients are summed, in one all-gather for all of them: they are few.
         """
         if not self.sequence or self._moves_nothing(parameters[0]):
             return parameters
         flat = collectives.replicate(
             concat([parameter.reshape(-1) for parameter in parameters]),
             self.world,
+            gathered=True,
             purpose="parameters",
             algorithm=self.algorithm,
         )

@@ -15,7 +15,7 @@ import minigrad as mg
 from minigrad import dist
 from minigrad.dist import collectives as c
 from minigrad.dist.algorithms import ALGORITHMS
-from minigrad.dist.collective_rules import COLLECTIVES, Side
+from minigrad.dist.collective_rules import COLLECTIVES, How, Side
 from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, ShapeError
 from minigrad.tensor import Tensor
@@ -76,6 +76,10 @@ def around(x: Tensor, world: World) -> Tensor:
 
 CASES = {
     "replicate": Case(lambda x, w, s: c.replicate(x, w), lambda xs, s: xs),
+    "replicate_to_gather": Case(lambda x, w, s: c.replicate(x, w, gathered=True), lambda xs, s: xs),
+    "all_gather_and_add": Case(
+        lambda x, w, s: COLLECTIVES["all_gather_and_add"].on(x, How(w)), lambda xs, s: [total(xs)] * s.ranks
+    ),
     "all_reduce": Case(lambda x, w, s: c.all_reduce(x, w), lambda xs, s: [total(xs)] * s.ranks),
     "all_reduce_to_each": Case(
         lambda x, w, s: c.all_reduce(x, w, replicated=False), lambda xs, s: [total(xs)] * s.ranks

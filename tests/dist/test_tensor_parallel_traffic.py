@@ -65,12 +65,12 @@ def test_six_with_recomputation(ranks):
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_with_token_shares_none_but_gathers_and_scatters(checkpointed):
-    """Beside them, one all-reduce sums the gradients of what all ranks share: 6 vectors of the width."""
+    """One more all-gather is for the gradients of what all ranks share: 6 vectors of the width."""
     each = 6 if checkpointed else 4
     assert per_block(3, sequence=True, checkpointed=checkpointed) == {
         ("all_gather", "activations"): each,
         ("reduce_scatter", "activations"): each,
-        ("all_reduce", "gradients"): 1,
+        ("all_gather", "gradients"): 1,
     }
     options = {"sequence": True, "checkpointed": checkpointed}
     [found, *_] = dist.spawn(messages, ranks=3, arguments=(1, options))
