@@ -188,7 +188,7 @@ class MeshGPT:
         Raises CommunicationError, before anything is filled, where ranks' models begin differently.
         """
         self._check_starts()
-        if stage == 3:
+        if stage == 3 and not (self.pipeline and self.pipeline.gathers):
             options.setdefault("units", self._units())
         self.zero = MeshZeRO(
             self.module, optimizer, self.mesh, pipeline=self.pipeline, stage=stage, **options

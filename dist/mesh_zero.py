@@ -9,7 +9,7 @@ combine the three axes; Rajbhandari et al. 2020, ZeRO, §1, puts ZeRO on the dat
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from minigrad import backend
 from minigrad.backend import Array
@@ -17,8 +17,14 @@ from minigrad.dist.agreement import gathered
 from minigrad.dist.checkpoint_piece import Piece
 from minigrad.dist.mesh import Mesh
 from minigrad.dist.pipeline import Pipeline
+from minigrad.dist.schedule import Kind
 from minigrad.dist.tensor_parallel_layout import ParameterPart, with_boxes
+from minigrad.dist.units import Chosen
 from minigrad.dist.zero import ZeRO
+from minigrad.dist.zero_gradients import WholeGradients
+from minigrad.dist.zero_scheduled import Scheduled, ScheduledGradients, ScheduledParameters, stage_units
+from minigrad.dist.zero_shards import ShardedParameters
+from minigrad.errors import UsageError
 from minigrad.nn.module import Module, Parameter
 from minigrad.nn.optim import Optimizer
 from minigrad.nn.utils import joint_norm, reproducible_norm
@@ -45,6 +51,12 @@ class MeshZeRO(ZeRO):
         **options: Any,
     ) -> None:
         self.mesh, self.pipeline, self.is_part = mesh, pipeline, pipeline is not None
+        self._scheduled = pipeline is not None and pipeline.gathers
+        if self._scheduled and options.get("stage", 1) != 3:
+            raise UsageError(
+                f"the pipeline's schedule gathers parameters and reduces gradients, and ZeRO has stage "
+                f"{options.get('stage', 1)}; give stage=3"
+            )
         super().__init__(module, optimizer, mesh.axis("data"), **options)
         self._whole = mesh.world.size == mesh.axis("data").size  # no other axis cuts anything
         if self._whole:
@@ -58,6 +70,30 @@ class MeshZeRO(ZeRO):
         optimizer._reduce = self._sum_squares
         if self.scaler is not None:
             self.scaler.reduce = lambda flag: mesh.world.all_reduce(flag, operation="max")
+
+    def _by_units(
+        self, units: Chosen | None, beside: list[Parameter], how: dict[str, Any]
+    ) -> tuple[ShardedParameters, WholeGradients]:
+        """Stage 3: where the pipeline's schedule gathers and reduces, by whole stages, when it says so."""
+        if not self._scheduled:
+            return super()._by_units(units, beside, how)
+        pipeline = cast("Pipeline", self.pipeline)
+        if units is not None:
+            raise UsageError(
+                f"the schedule {pipeline.schedule.name} gathers whole stages, and ZeRO got units; leave "
+                "units out"
+            )
+        stages, root = stage_units(
+            pipeline.stages, self.module, pipeline.shared_groups, self.world, beside=beside
+        )
+        order = [a.stage for a in pipeline.executor.program if a.kind is Kind.REDUCE]
+        found = [unit.bucket for unit in (*(stages[number] for number in order), root) if unit]
+        self.buckets = [bucket for bucket in found if bucket]
+        self._offload.reserve(self.buckets)
+        parameters = ScheduledParameters(stages, root, self.world, **how)
+        gradients = ScheduledGradients(self.buckets, self.world, stages=stages, **how)
+        pipeline.sharing = Scheduled(parameters, gradients)
+        return parameters, gradients
 
     def _lies_here(self, parameter: Parameter) -> bool:
         """Whether this is the tensor rank that counts a parameter: what all of them have, the first does."""

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,6 +51,16 @@ from minigrad.nn.optim.given import OwnPart
 from minigrad.tensor import Tensor
 
 
+class Sharing(Protocol):
+    """Who shares out the parameters of stages; `gathered` is a context in which all of them are whole."""
+
+    gathered: Callable[[], AbstractContextManager[None]]
+
+    def gather(self, stage: int) -> None: ...
+
+    def reduce(self, stage: int) -> None: ...
+
+
 class Pipeline:
     """Spreads the layers of a model over the ranks of `world` and trains them by a schedule.
 
@@ -82,6 +92,8 @@ class Pipeline:
     look at the values. Raises UsageError before any message for what cannot run.
 
     module, stages   this rank's layers as one Module, and by stage
+    gathers          whether the schedule says when parameters are gathered and gradients are reduced; then
+                     `MeshZeRO(..., stage=3, pipeline=pipeline)` does it
     executor         what runs them; set `executor.quiet = parallel.no_sync` where `module` is copied over a
                      data-parallel axis
     """
@@ -110,6 +122,7 @@ class Pipeline:
         slices = whole_numbers("slices", slices)
         stages = self.world.size if balance is None else len(balance)
         self.schedule = find_schedule(schedule, self.world.size, chunks, stages, slices, batches)
+        self.gathers = any(action.kind is Kind.GATHER for action in self.schedule)
         complete = check(self.schedule)
         self.cut, named = cut(layers, balance, self.schedule.stages)
         refuse_unknown_starts(named, device)
@@ -140,13 +153,20 @@ class Pipeline:
         if self.world.size > 1:
             self._check_alike(slices, tied)
         self._shared = Shared(self.world, tied, self.stages, self.cut, complete.rank_of)
+        handlers: dict[Kind, Callable[[int, int], None]] = {
+            Kind.GATHER: self._gather,
+            Kind.REDUCE: self._reduce,
+        }
+        if self._updates:
+            handlers[Kind.UPDATE] = self._updates.update
+        self.sharing: Sharing | None = None
         self.executor = Executor(
             self.world,
             complete,
             self.stages,
             recompute=recompute,
             weights=self._weights,
-            handlers={Kind.UPDATE: self._updates.update} if self._updates else {},
+            handlers=handlers,
             clock=clock,
             meter=meter,
         )
@@ -272,6 +292,7 @@ class Pipeline:
             )
         if count is not None and not count > 0:
             raise UsageError(f"the loss is to be divided by {count}; give a number above 0")
+        self._refuse_unshared()
         parts, sizes = self._batches.cut(inputs, targets, learn=True, count=count)
         if self._updates:
             self._updates.begin()
@@ -293,12 +314,28 @@ class Pipeline:
         if self._forward is None:
             complete = check(forward_only(self.schedule), forward_only=True)
             self._forward = Executor(self.world, complete, self.stages)
+        self._refuse_unshared()
         parts, sizes = self._batches.cut(inputs, None, learn=False)
-        with self._scope(sum(sizes)):
+        with self._scope(sum(sizes)), self.sharing.gathered() if self.sharing else nullcontext():
             results = self._forward.run(parts, learn=False)
         if not results:
             return None
         return self._batches.join(results, sizes)
+
+    def _refuse_unshared(self) -> None:
+        if self.gathers and self.sharing is None:
+            raise UsageError(
+                f"the schedule {self.schedule.name} gathers parameters and reduces gradients, and nobody "
+                "shares them out; give MeshZeRO(..., stage=3, pipeline=pipeline), or leave G and R out"
+            )
+
+    def _gather(self, stage: int, _: int) -> None:
+        assert self.sharing is not None
+        self.sharing.gather(stage)
+
+    def _reduce(self, stage: int, _: int) -> None:
+        assert self.sharing is not None
+        self.sharing.reduce(stage)
 
     def timeline(self) -> Timeline:
         """What every rank did when in the latest step, on every rank; clocks of one host agree."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minigrad.dist.schedule import Kind, Schedule
+from minigrad.dist.schedule import RECEIVES, SENDS, Kind, Schedule
 from minigrad.dist.schedules import SCHEDULES, make
 from minigrad.dist.timing import simulate
 from minigrad.errors import UsageError
@@ -21,8 +21,8 @@ def find_schedule(
     *,
     virtual: bool = False,
 ) -> Schedule:
-    """The schedule that was asked for. Raises UsageError if it does not fit ranks, stages and slices, and if
-    it gathers or reduces: a pipeline leaves both to ZeRO.
+    """The schedule that was asked for. Raises UsageError if it does not fit ranks, stages and slices, and for
+    gathers and reduces that are not one around all of a stage.
 
     Where a rank has several stages and the schedule is for one on each, stage s is on rank s mod ranks; with
     `virtual`, for a schedule made for that only, it is refused.
@@ -61,13 +61,10 @@ def find_schedule(
 
 
 def refuse_misfits(found: Schedule, ranks: int, stages: int, slices: Sequence[int]) -> None:
-    """Raise UsageError for a schedule that does not fit ranks, stages and slices, or gathers or reduces."""
-    for action in found:
-        if action.kind in (Kind.GATHER, Kind.REDUCE):
-            raise UsageError(
-                f"the schedule {found.name} has {action}, and a pipeline leaves it to ZeRO when to gather "
-                "parameters (around each use of a layer) and sum gradients (in the walks); leave G and R out"
-            )
+    """Raise UsageError for a schedule that does not fit ranks, stages and slices, and for gathers and reduces
+    that are not one around all of a stage.
+    """
+    _refuse_shares(found)
     if len(found.ranks) != ranks:
         raise UsageError(
             f"the schedule {found.name} is for {len(found.ranks)} ranks, and this world has {ranks}"
@@ -88,6 +85,27 @@ def refuse_misfits(found: Schedule, ranks: int, stages: int, slices: Sequence[in
             f"the schedule {found.name} has {found.slices} token slices, and {len(slices)} lengths of slices "
             "were given; give one length per slice, and only to a schedule that has slices"
         )
+
+
+def _refuse_shares(found: Schedule) -> None:
+    """Where anything is gathered or reduced, every stage is gathered once, computes, and is reduced once."""
+    shares = [action for action in found if action.kind in (Kind.GATHER, Kind.REDUCE)]
+    updates = next((action for action in found if action.kind is Kind.UPDATE), None)
+    if shares and updates:
+        raise UsageError(
+            f"the schedule {found.name} has {shares[0]} and {updates}, and ZeRO updates after all of it; "
+            "leave updates out, or G and R"
+        )
+    for stage in range(found.stages) if shares else ():
+        row = [action for action in found if action.stage == stage and action.kind not in (*SENDS, *RECEIVES)]
+        kinds = [action.kind for action in row]
+        around = kinds[:1] == [Kind.GATHER] and kinds[-1:] == [Kind.REDUCE]
+        if not around or kinds.count(Kind.GATHER) + kinds.count(Kind.REDUCE) > 2:
+            raise UsageError(
+                f"the schedule {found.name} has {shares[0]}, and stage {stage} runs "
+                f"{' '.join(map(str, row))}; gather every stage once, before anything of it, and reduce it "
+                "once, after all of it (with_shards does that), or leave G and R out"
+            )
 
 
 def dealt_out(schedule: Schedule, ranks: int) -> Schedule:

@@ -89,7 +89,7 @@ def with_shards(schedule: Schedule) -> Schedule:
     """The schedule with a gather before the first use of each stage, and a reduce after its last gradient.
 
     For parameters that are sharded over a data-parallel axis and kept whole for the length of a batch: on the
-    clock of `simulate`, and in an `Executor` that has handlers for both.
+    clock of `simulate`, and by `MeshZeRO(..., stage=3, pipeline=pipeline)`.
     """
     lists = []
     for row in schedule.ranks:

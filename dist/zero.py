@@ -37,6 +37,7 @@ from minigrad.dist.zero_gradients import ScatteredGradients, WholeGradients
 from minigrad.dist.zero_parameters import Starts, WholeParameters, standing
 from minigrad.dist.zero_pooled import PooledGradients, UnitGradients
 from minigrad.dist.zero_saving import SavedZeRO
+from minigrad.dist.zero_shards import ShardedParameters
 from minigrad.dist.zero_units import UnitParameters
 from minigrad.errors import UsageError
 from minigrad.nn.amp import GradScaler
@@ -199,7 +200,7 @@ class ZeRO(SavedZeRO):
         if not trained:  # takes part in all messages nevertheless
             here = next((p.device for p in self._roster.parameters if p.device != "shapes"), device)
             trained = nothing = [Parameter([], dtype="float32", device=here)]
-        self._parameters: WholeParameters | UnitParameters
+        self._parameters: WholeParameters | ShardedParameters
         self._gradients: WholeGradients
         if self.stage < 3:
             size = bucket_bytes or (None if self.stage == 2 else BUCKET_BYTES)
@@ -210,15 +211,21 @@ class ZeRO(SavedZeRO):
             kind = (WholeGradients, ScatteredGradients, PooledGradients)[self.stage]
             self._gradients = kind(self.buckets, self.world, **how)
         else:
-            found, root = find_units(self.module, units, self.world, beside=nothing)
-            apart = [root.bucket] if root and root.bucket else []
-            self.buckets = [*(unit.bucket for unit in reversed(found) if unit.bucket), *apart]
-            self._offload.reserve(self.buckets)
-            gathered = UnitParameters(self.module, found, root, self.world, **how)
-            gathered.take_over(axes, starts)
-            pooled = UnitGradients(self.buckets, self.world, apart=apart, patient=gathered.may_wait, **how)
-            gathered.passed, gathered.reordered = pooled.pass_by, pooled.reorder
-            self._parameters, self._gradients = gathered, pooled
+            self._parameters, self._gradients = self._by_units(units, nothing, how)
+            self._parameters.take_over(axes, starts)
+
+    def _by_units(
+        self, units: Chosen | None, beside: list[Parameter], how: dict[str, Any]
+    ) -> tuple[ShardedParameters, WholeGradients]:
+        """Stage 3, around each use of a unit. `beside` is trained beside the module's parameters."""
+        found, root = find_units(self.module, units, self.world, beside=beside)
+        apart = [root.bucket] if root and root.bucket else []
+        self.buckets = [*(unit.bucket for unit in reversed(found) if unit.bucket), *apart]
+        self._offload.reserve(self.buckets)
+        parameters = UnitParameters(self.module, found, root, self.world, **how)
+        gradients = UnitGradients(self.buckets, self.world, apart=apart, patient=parameters.may_wait, **how)
+        parameters.passed, parameters.reordered = gradients.pass_by, gradients.reorder
+        return parameters, gradients
 
     def _share_out(self, master: Any) -> None:
         """Give the optimizer its shards."""

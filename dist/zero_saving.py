@@ -8,7 +8,7 @@ from minigrad.dist.offload import Offload
 from minigrad.dist.partition import Bucket
 from minigrad.dist.roster import Seal
 from minigrad.dist.zero_parameters import WholeParameters
-from minigrad.dist.zero_units import UnitParameters
+from minigrad.dist.zero_shards import ShardedParameters
 from minigrad.nn.amp import GradScaler
 from minigrad.nn.module import Module
 from minigrad.nn.optim import Optimizer, Shard
@@ -22,7 +22,7 @@ class SavedZeRO:
     scaler: GradScaler | None
     buckets: Sequence[Bucket]
     _offload: Offload
-    _parameters: WholeParameters | UnitParameters
+    _parameters: WholeParameters | ShardedParameters
     _shards: dict[int, Shard]
     _seal: Seal
 

@@ -16,31 +16,28 @@ Rajbhandari et al. 2020, ZeRO, §5.3 and §7.2.2 (3Ψ per step); Zhao et al. 202
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from minigrad.dist.partition import Bucket
 from minigrad.dist.request import Request, done
 from minigrad.dist.unit_order import FirstPass
-from minigrad.dist.units import Part, Unit, once, when_walked
-from minigrad.dist.verbs import Array, pieces
+from minigrad.dist.units import Unit, once, when_walked
 from minigrad.dist.world import World
-from minigrad.dist.zero_parameters import Starts, Track, begin
+from minigrad.dist.zero_parameters import Track
+from minigrad.dist.zero_shards import ShardedParameters
 from minigrad.errors import UsageError
 from minigrad.graph import is_grad_enabled
 from minigrad.mutation import mutated
 from minigrad.nn.module import Module
 
 
-class UnitParameters:
+class UnitParameters(ShardedParameters):
     """Keeps this rank's pieces of all parameters, and gathers units around their use.
 
     passed     called with the number of gradients' buckets that are left behind, and whether by a walk
     reordered  called with these buckets in the order of a walk
-    frozen     buckets of what is not trained
-    seconds    spent to gather, since somebody set it to zero
     """
 
     def __init__(
@@ -53,15 +50,10 @@ class UnitParameters:
         algorithm: str = "library",
         track: Track,
     ) -> None:
-        self.world = world.split(0)  # gradients travel meanwhile, and need not come in step with these
-        self.how: dict[str, Any] = {"purpose": "parameters", "algorithm": algorithm}
-        self.track = track
-        self.units, self.root = list(units), root
+        # Gradients travel meanwhile, and need not come in step with these.
+        super().__init__(units, root, world.split(0), algorithm=algorithm, track=track)
         self.passed: Callable[[int, bool], None] = lambda count, walks: None
         self.reordered: Callable[[Sequence[Bucket]], None] = lambda buckets: None
-        self.seconds = 0.0
-        self._parts = {part.bucket: part for unit in self.every for part in unit.parts}
-        self.frozen = [bucket for bucket, part in self._parts.items() if not part.trained]
         self._first: FirstPass | None = FirstPass(self.world, self.units, self._fetch)
         self._moving = False  # whether units take other places when this round ends
         self._resident: list[Unit] = []
@@ -73,33 +65,14 @@ class UnitParameters:
         self._regular = True  # whether all units came in order so far, and each by itself
         self._complete = True  # whether none was left out so far
         self._recomputed: Unit | None = None  # by a checkpoint, and not walked through yet
-        self._open = False
-        self._make_room()
+        for part in self.root.parts if self.root else []:
+            part.lie(self.memory(part))
+        self._make_places()
         module.register_forward_pre_hook(self._before_model)
         module.register_forward_hook(self._after_model)
         for unit, one in [(each, one) for each in self.units for one in each.modules]:
             one.register_forward_pre_hook(partial(self._before_unit, unit))
             one.register_forward_hook(partial(self._after_unit, unit))
-
-    @property
-    def every(self) -> list[Unit]:
-        return [*self.units, *([self.root] if self.root else [])]
-
-    def _make_room(self) -> None:
-        """Allocate shards, the memory that units share, and the root's."""
-        kinds: dict[Any, list[Part]] = {}
-        for part in self._parts.values():
-            kinds.setdefault((part.trained, part.bucket.dtype), []).append(part)
-        for parts in kinds.values():
-            counts = [part.bucket.stop - part.bucket.start for part in parts]
-            xp, dtype = parts[0].bucket.namespace, parts[0].bucket.dtype
-            shards = self.track("parameters", xp.empty(sum(counts), dtype=dtype))
-            for part, shard in zip(parts, pieces(shards, counts), strict=True):
-                part.shard = shard
-        for part in self.root.parts if self.root else []:
-            bucket = part.bucket
-            part.lie(self.track("parameters", bucket.namespace.empty(bucket.size, dtype=bucket.dtype)))
-        self._make_places()
 
     def _make_places(self) -> None:
         """Give units their places, of each dtype: any two neighbours fit beside each other."""
@@ -116,24 +89,6 @@ class UnitParameters:
                 unit.number = number
                 unit.lie(arena, 0 if number % 2 == 0 else total - sizes[number])
             self._arenas.append(arena)
-
-    def take_over(self, axes: Sequence[World], starts: Starts) -> None:
-        """Let all ranks begin with the values of each axis' rank 0, and keep their pieces only: unit by unit,
-        so that of parameters without values no more than one unit is ever filled.
-        """
-        for bucket, part in self._parts.items():
-            for parameter, view in zip(bucket.parameters, bucket.views(part.flat), strict=True):
-                begin(parameter, view, starts)
-            for axis in axes:
-                axis.broadcast(part.flat, purpose="parameters")
-            part.shard[...] = bucket.own(part.flat)
-            part.detach()
-
-    def own(self, bucket: Bucket) -> Array:
-        """The values of this rank's piece of a bucket, flat: a view."""
-        return self._parts[bucket].shard
-
-    shown = own
 
     # ----- Gathering -----
 
@@ -340,6 +295,9 @@ class UnitParameters:
         """Whether this round's walk goes through all units once, in the order in which they are declared."""
         return self._recorded == 1 and self._regular
 
+    def busy(self) -> bool:
+        return bool(self._direction)
+
     def may_wait(self) -> bool:
         """Whether waiting for gradients to arrive cannot keep another rank from sending its own."""
         return self._direction != "backward" or (self.in_order() and self._complete)
@@ -347,7 +305,6 @@ class UnitParameters:
     # ----- After it -----
 
     def end_round(self) -> None:
-        """Take part in what others gathered in this round, if this rank had no walk; then begin a new one."""
         if not self._recorded and self.world.size > 1:
             self._begin("forward")
             self._end()
@@ -362,7 +319,6 @@ class UnitParameters:
             self._make_places()
 
     def forget(self) -> None:
-        """Begin a new round."""
         self._end()
         self._drop_all()
         self._recorded = self._walked = 0
@@ -370,31 +326,7 @@ class UnitParameters:
         self._recomputed = None
 
     def publish(self) -> None:
-        """The values changed: what a graph from before saved is no longer right."""
+        """The values changed: what a graph from before saved is no longer right, nor what was gathered."""
+        self._drop_all()
         for flat in (*self._arenas, *(part.flat for part in (self.root.parts if self.root else []))):
             mutated(flat)
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """All parameters whole, in memory of their own; what is written there goes back into the shards."""
-        if self._open:
-            yield
-            return
-        if self._direction:
-            raise UsageError(f"{self.world.name}: gathered() came in the middle of a walk; finish it first")
-        flats = []
-        for bucket, part in self._parts.items():
-            flat = self.track("parameters", bucket.namespace.empty(bucket.size, dtype=bucket.dtype))
-            self.world.all_gather(part.shard, flat, counts=bucket.counts, **self.how)
-            part.attach(bucket.views(flat))
-            flats.append(flat)
-        self._open = True
-        try:
-            yield
-        finally:
-            self._open = False
-            for (bucket, part), flat in zip(self._parts.items(), flats, strict=True):
-                part.shard[...] = bucket.own(flat)
-                part.detach()
-            self._drop_all()
-            self.publish()

@@ -64,6 +64,7 @@ HEART_OF_DIST = (
         "zero_gradients",
         "zero_pooled",
         "zero_parameters",
+        "zero_shards",
         "zero_units",
     ),
     *("schedule", "schedules", "schedule_passes", "schedule_check", "executor"),

@@ -317,7 +317,7 @@ def test_the_next_unit_comes_while_one_is_used():
             events.append(f"gather {unit.name}")
             start(unit)
 
-        zero._parameters._start = watched  # type: ignore[union-attr, method-assign]
+        zero._parameters._start = watched  # type: ignore[union-attr]
 
         def used(unit: Any, *_: Any) -> None:
             events.append(f"use {unit.name}")
