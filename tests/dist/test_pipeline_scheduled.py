@@ -161,9 +161,7 @@ def test_somebody_has_to_share_out_and_at_stage_3_and_by_whole_stages():
             with pytest.raises(UsageError, match=f"and ZeRO has stage {stage}; give stage=3"):
                 MeshZeRO(pipeline.module, optimizer, mesh, pipeline=pipeline, stage=stage)
         units = list(pipeline.module.children())
-        with pytest.raises(
-            UsageError, match="gathers whole stages, and ZeRO got units; leave units out"
-        ):
+        with pytest.raises(UsageError, match="gathers whole stages, and ZeRO got units; leave units out"):
             MeshZeRO(pipeline.module, optimizer, mesh, pipeline=pipeline, stage=3, units=units)
         MeshZeRO(pipeline.module, optimizer, mesh, pipeline=pipeline, stage=3)
         pipeline.step(x, x)
