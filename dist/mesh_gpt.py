@@ -188,20 +188,15 @@ class MeshGPT:
         Raises CommunicationError, before anything is filled, where ranks' models begin differently.
         """
         self._check_starts()
-        if stage == 3 and not (self.pipeline and self.pipeline.gathers):
-            options.setdefault("units", self._units())
+        if stage == 3 and isinstance(self.module, GPT):
+            recompute = self.module.checkpoint_activations
+            options.setdefault("units", gpt_units(self.module, recompute=recompute))
         self.zero = MeshZeRO(
             self.module, optimizer, self.mesh, pipeline=self.pipeline, stage=stage, **options
         )
         if self.pipeline is not None:
             self.pipeline.executor.quiet = self.zero.no_sync
         return self.zero
-
-    def _units(self) -> list[list[Module]]:
-        """What stage 3 gathers together: what `gpt_units` says, or the layers of a pipeline's stages."""
-        if isinstance(self.module, GPT):
-            return gpt_units(self.module, recompute=self.module.checkpoint_activations)
-        return [[layer] for layer in self.module.children() if any(True for _ in layer.parameters())]
 
     def _check_starts(self) -> None:
         """Compare how the models of all ranks begin that have shapes only."""

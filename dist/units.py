@@ -1,7 +1,8 @@
 """Units: the modules whose parameters are gathered together at stage 3, and what stands in for these between.
 
 By default every element of a model's lists of modules is a unit, and so is every part of a Sequential; the
-rest of the model is the root unit. A parameter that several units share belongs to the root.
+rest of the model is the root unit. A parameter that several units share belongs to the root. A module that
+has a method `units()` says it itself, as the layers of a pipeline do: nobody calls them as one model.
 
 Zhao et al. 2023, PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, §3.2 and §4.2 (its units).
 """
@@ -126,7 +127,9 @@ def find_units(
     Of chosen ones, several modules together make one unit. Raises UsageError for modules that are not the
     model's, or lie inside one another.
     """
-    if chosen is None:
+    if chosen is None and hasattr(module, "units"):
+        groups = module.units()
+    elif chosen is None:
         groups = [[one] for one in dict.fromkeys(_repeated(module))]
     else:
         groups = [[one] if isinstance(one, Module) else list(one) for one in chosen]

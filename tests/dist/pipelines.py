@@ -9,6 +9,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import nn, random
 from minigrad.dist.pipeline import Pipeline
+from minigrad.dist.schedule import Schedule, parse
 from minigrad.dist.verbs import balanced_counts
 from minigrad.dist.world import World
 from minigrad.nn.layers.batch_norm import BatchNorm1d
@@ -230,3 +231,13 @@ def equal(found: Sequence[tuple[State, list[float]]], expected: tuple[State, lis
 
 def with_schedule(case: Case, schedule: Any) -> Case:
     return replace(case, schedule=schedule)
+
+
+def v_shaped(microbatches: int) -> Schedule:
+    """Four stages on two ranks, of which rank 0 has the first and the last."""
+
+    def row(outer: int, inner: int) -> str:
+        way = (("F", outer), ("F", inner), ("B", inner), ("B", outer))
+        return " ".join(f"{kind}{j}@{stage}" for j in range(microbatches) for kind, stage in way)
+
+    return parse(f"{row(0, 3)}\n{row(1, 2)}", name="v")

@@ -20,7 +20,7 @@ from minigrad.dist.world import World
 from minigrad.errors import CommunicationError, UsageError
 from minigrad.nn.gpt import GPT, GPTConfig
 from tests.dist.mesh_training import Case, check
-from tests.dist.pipelines import layers, mean_square
+from tests.dist.pipelines import layers, mean_square, v_shaped
 from tests.dist.test_pipeline_zero import KINDS, TIED, alone, compare, data
 
 STEPS = 3
@@ -67,6 +67,11 @@ def test_equal_to_one_rank(schedule, depth, copies, extra, kinds):
     arguments = (copies, kinds, listed, balance, samples)
     found = dist.spawn(of_a_mesh, ranks=depth * copies, arguments=arguments)
     compare(found, alone(samples, kinds))
+
+
+def test_a_parameter_that_two_stages_of_one_rank_share():
+    arguments = (2, TIED, with_shards(v_shaped(3)), [2, 1, 1, 2], 7)
+    compare(dist.spawn(of_a_mesh, ranks=4, arguments=arguments), alone(7, TIED))
 
 
 @pytest.mark.parametrize("tensor", [1, 2])

@@ -9,7 +9,7 @@ from minigrad import dist, nn
 from minigrad.dist.pipeline import Pipeline
 from minigrad.dist.world import World
 from minigrad.dist.zero import ZeRO
-from tests.dist.pipelines import WIDTH, layers, mean_square, walk_alone
+from tests.dist.pipelines import WIDTH, layers, mean_square, v_shaped, walk_alone
 
 KINDS = ["dense", "keep", "dense", "join", "dense", "dense"]
 TIED = ["tied", "keep", "dense", "join", "dense", "tied"]
@@ -40,14 +40,12 @@ def copies_of_stages(
     axis = world.split(world.rank // depth)
     beside = world.split(world.rank % depth)
     pipeline = Pipeline(nn.Sequential(*layers(kinds, 0)), loss=mean_square, world=axis, **options)
-    units = [layer for layer in pipeline.module.children() if list(layer.parameters())]
     zero = ZeRO(
         pipeline.module,
         nn.optim.AdamW(list(pipeline.parameters()), lr=0.01),
         beside,
         stage=zero_stage,
         bucket_bytes=64,  # about one parameter each
-        units=units if zero_stage == 3 else None,
     )
     pipeline.executor.quiet = zero.no_sync
     x, y = data(samples)
@@ -91,5 +89,13 @@ def test_equal_to_one_rank(zero_stage, schedule, depth, copies, recompute, extra
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 def test_parameters_shared_by_stages_of_several_copies(zero_stage, schedule):
     options = {"schedule": schedule, "chunks": 2, "balance": [3, 3]}
+    found = dist.spawn(copies_of_stages, ranks=4, arguments=(2, 7, TIED, zero_stage, options))
+    compare(found, alone(7, TIED))
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_parameter_that_two_stages_of_one_rank_share(zero_stage):
+    """V-shaped: the first and the last stage lie on rank 0; at stage 3 their layers are gathered together."""
+    options = {"schedule": v_shaped(3), "balance": [2, 1, 1, 2]}
     found = dist.spawn(copies_of_stages, ranks=4, arguments=(2, 7, TIED, zero_stage, options))
     compare(found, alone(7, TIED))
