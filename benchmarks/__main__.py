@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from benchmarks.products import add_option, ask
 from benchmarks.report import load, machine, save, table, verdicts
 from benchmarks.rounds import CORETYPE, LOSS_TOLERANCE, PEERS, UNSET, BenchmarkError, Result, compare
 from benchmarks.workloads import WORKLOADS
@@ -31,6 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=0.5, help="CPU time a peer gets in each round (default 0.5)"
     )
+    add_option(parser)
     parser.add_argument("--quick", action="store_true", help="smoke run: one short round, one core type")
     parser.add_argument(
         "--check", action="store_true", help="say PASS or FAIL for each target; exit code 1 on FAIL"
@@ -39,6 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--save", metavar="NAME", help="write benchmarks/results/NAME/steps.json and steps.md"
     )
     options = parser.parse_args(arguments)
+    ask(parser, options)
     options.workloads = chosen(parser, options.workloads, WORKLOADS, "workload")
     options.peers = chosen(parser, options.peers, PEERS, "peer")
     if options.rounds < 1 or not options.seconds > 0:

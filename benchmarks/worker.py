@@ -39,7 +39,12 @@ def forget_peak() -> None:
 
 
 def blas_kernels() -> str:
-    """The kernels that NumPy's OpenBLAS chose, such as SkylakeX or Haswell, or which other BLAS NumPy has."""
+    """Who multiplies: MKL, if minigrad was told so, or NumPy's BLAS: its name, or the kernels that OpenBLAS
+    chose, such as SkylakeX or Haswell.
+    """
+    chosen = sys.modules.get("minigrad.backend_mkl")
+    if chosen is not None and chosen.in_use():
+        return "MKL"
     try:
         import numpy
         from threadpoolctl import threadpool_info

@@ -28,6 +28,7 @@ from minigrad.backend import (
     uint64,
     use_deterministic,
 )
+from minigrad.backend_mkl import use_mkl
 from minigrad.checkpoint import checkpoint
 from minigrad.checkpoint_sequence import checkpoint_sequence
 from minigrad.cost import Cost, cost
@@ -100,6 +101,7 @@ __all__ = [
     "uint32",
     "uint64",
     "use_deterministic",
+    "use_mkl",
     "value_and_grad",
     "vjp",
 ]

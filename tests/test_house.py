@@ -32,6 +32,7 @@ NOT_MECHANISM = {
     "allocator.py",
     "backend_cupy.py",
     "backend_linalg.py",
+    "backend_mkl.py",
     "backend_selecting.py",
     "backend_shape_rules.py",
     "backend_shapes.py",

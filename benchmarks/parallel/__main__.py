@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.parallel.comparison import CONTENDERS, Row, compare, find, verdicts
+from benchmarks.products import add_option, ask
 from benchmarks.report import load, machine, markdown, write
 from benchmarks.rounds import CORETYPE, LOSS_TOLERANCE, UNSET, BenchmarkError
 
@@ -39,7 +40,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--save", metavar="NAME", help="write benchmarks/results/NAME/parallel.json and parallel.md"
     )
+    add_option(parser)
     options = parser.parse_args(arguments)
+    ask(parser, options)
     if options.rounds < 1 or not options.seconds > 0:
         parser.error("--rounds must be at least 1 and --seconds positive")
     known = {contender.name: contender for contender in CONTENDERS}

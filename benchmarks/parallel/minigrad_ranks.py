@@ -8,6 +8,7 @@ import minigrad as mg
 from benchmarks.parallel.program import LEARNING_RATE, MICROBATCHES, Program, share
 from benchmarks.peers.minigrad_fused import adam, perceptron, transformer
 from benchmarks.peers.step import in_turn
+from benchmarks.products import choose
 from benchmarks.workloads import GPT, MLP
 from minigrad import dist, nn
 from minigrad.dist.pipeline import Pipeline
@@ -15,12 +16,13 @@ from minigrad.dist.pipeline_gpt import gpt_layers, token_loss
 from minigrad.dist.world import World
 
 mg.keep_freed_memory()
+PRODUCTS = choose()
 
 
 def describe(world: World, what: str) -> str:
     """Which versions, on which ranks, by which means."""
     ranks = "one rank" if world.size == 1 else f"{world.size} ranks ({world.kind})"
-    return f"minigrad {mg.__version__}, NumPy {np.__version__}, {ranks}, {what}"
+    return f"minigrad {mg.__version__}, NumPy {np.__version__}, {ranks}, {what}{PRODUCTS}"
 
 
 def data_parallel(workload: GPT, world: World | None = None) -> Program:

@@ -7,12 +7,16 @@ import numpy as np
 
 import minigrad as mg
 from benchmarks.peers.step import Step, by_workload, in_turn
+from benchmarks.products import choose
 from benchmarks.workloads import GPT, LSTM, MLP, Adam, Convnet, Floats, Overhead, ViT
 from minigrad import nn
 from minigrad.nn import layers, models
 
 mg.keep_freed_memory()
-DESCRIPTION = f"minigrad {mg.__version__}, NumPy {np.__version__}, fused operations, keep_freed_memory()"
+PRODUCTS = choose()
+DESCRIPTION = (
+    f"minigrad {mg.__version__}, NumPy {np.__version__}, fused operations, keep_freed_memory(){PRODUCTS}"
+)
 
 
 def fill(module: nn.Module, values: Mapping[str, Floats]) -> None:

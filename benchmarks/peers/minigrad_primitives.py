@@ -5,7 +5,7 @@ from benchmarks.peers import minigrad_fused
 from benchmarks.peers.step import Step
 from benchmarks.workloads import Workload
 
-DESCRIPTION = f"minigrad {mg.__version__}, fused operations off, keep_freed_memory()"
+DESCRIPTION = f"minigrad {mg.__version__}, fused operations off, keep_freed_memory(){minigrad_fused.PRODUCTS}"
 
 
 def build(workload: Workload) -> Step:

@@ -115,6 +115,8 @@ def check_numpy() -> tuple[State, str, str]:
     import numpy
     import threadpoolctl
 
+    from minigrad import backend_mkl
+
     kernels = {
         f"{pool['internal_api']} {pool['version']} ({pool.get('architecture') or 'one kernel'})"
         for pool in threadpoolctl.threadpool_info()
@@ -125,6 +127,8 @@ def check_numpy() -> tuple[State, str, str]:
     )
     if int(numpy.__version__.split(".")[0]) < 2:
         return "broken", found, 'pip install "numpy>=2"'
+    if backend_mkl.where() is not None:
+        found += "; MKL, by which `minigrad train` multiplies, and your programs after mg.use_mkl()"
     chosen = os.environ.get("OPENBLAS_CORETYPE")
     if chosen:
         mend = (

@@ -73,7 +73,7 @@ class Trainer:
         checkpoint: Path | None = None,
         disk: Path = Path(),
     ) -> None:
-        from minigrad import backend, nn
+        from minigrad import backend, backend_mkl, nn
         from minigrad.dist.agreement import agreed
         from minigrad.dist.memory import Meter
         from minigrad.dist.mesh import Mesh
@@ -81,6 +81,8 @@ class Trainer:
         from minigrad.nn.amp import GradScaler
 
         self.world, self.settings, self.text = world, settings, text
+        if backend_mkl.where() is not None:
+            backend_mkl.use_mkl()
         self.device = agreed(world, lambda: device_of_rank(world, settings.device))
         backend.of_device(self.device).use(self.device)
         model = agreed(world, lambda: build_model(settings, device="shapes"))  # filled in parts

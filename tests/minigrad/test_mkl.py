@@ -1,0 +1,160 @@
+"""Products by another BLAS than NumPy's: the same values, however the matrices lie in memory."""
+
+import ctypes
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pytest
+import threadpoolctl
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import backend_mkl
+from minigrad.backend import host
+from minigrad.backend_mkl import Products
+from minigrad.errors import UsageError
+
+# NumPy's own BLAS by the names that its builds give it, so that the calls are tested without MKL as well.
+NAMES = (
+    ("scipy_cblas_{}gemm64_", ctypes.c_int64),
+    ("cblas_{}gemm64_", ctypes.c_int64),
+    ("cblas_{}gemm", ctypes.c_int),
+)
+
+
+def libraries() -> list[Callable[..., Products]]:
+    found: list[Callable[..., Products]] = []
+    for pool in threadpoolctl.threadpool_info():
+        if pool["user_api"] == "blas" and "numpy" in pool["filepath"]:
+            library = ctypes.CDLL(pool["filepath"])
+            known = [pair for pair in NAMES if hasattr(library, pair[0].format("s"))]
+            found += [
+                lambda pair=pair, library=library, **more: Products(
+                    library, name=pair[0], integer=pair[1], **more
+                )
+                for pair in known[:1]
+            ]
+    if backend_mkl.where() is not None:
+        found.append(lambda **more: Products(backend_mkl.load(), **more))
+    return found
+
+
+LIBRARIES = libraries()
+needs_library = pytest.mark.skipif(
+    not LIBRARIES, reason="neither MKL (pip install 'minigrad[mkl]') nor the BLAS of NumPy's wheels is here"
+)
+needs_mkl = pytest.mark.skipif(
+    backend_mkl.where() is None, reason="MKL is not here: pip install 'minigrad[mkl]'"
+)
+
+
+@st.composite
+def matrices(draw: st.DrawFn, rows: int, columns: int, dtype: str) -> np.ndarray:
+    """A matrix that lies in memory in some way: transposed, a part of another, backwards, broadcast."""
+    steps = draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (-1, 1), (1, -1), (0, 1), (1, 0)]))
+    around = (rows * max(1, abs(steps[0])) + 1, columns * max(1, abs(steps[1])) + 2)
+    values = np.random.default_rng(rows * 31 + columns).normal(size=around).astype(dtype)
+    if draw(st.booleans()):
+        values = np.asfortranarray(values)
+    if 0 in steps:
+        one = values[:1, :columns] if steps[0] == 0 else values[:rows, :1]
+        return np.broadcast_to(one, (rows, columns))
+    return values[:: steps[0], :: steps[1]][:rows, :columns]
+
+
+class Counted:
+    """`numpy.matmul`, counting how often it was asked instead of the library."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Any, y: Any, *, out: Any = None) -> Any:
+        self.calls += 1
+        return np.matmul(x, y, out=out)
+
+
+@needs_library
+@pytest.mark.parametrize("make", LIBRARIES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(data=st.data())
+def test_the_same_values_however_they_lie(make, dtype, data):
+    rows, inner, columns = (data.draw(st.integers(1, 9)) for _ in range(3))
+    x, y = data.draw(matrices(rows, inner, dtype)), data.draw(matrices(inner, columns, dtype))
+    place = None
+    if data.draw(st.booleans()):
+        place = np.full((rows, 2 * columns), np.nan, dtype)[:, :columns]
+        place = np.asfortranarray(place) if data.draw(st.booleans()) else place
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend_mkl, "SMALL", 0)
+        found = make().matmul(x, y, out=place)
+    assert place is None or found is place
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, np.matmul(x, y), rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("make", LIBRARIES)
+def test_who_multiplies(make):
+    numpys = Counted()
+    products = make(otherwise=numpys)
+    x = np.random.default_rng(0).normal(size=(64, 48)).astype("float32")
+    for left, right in ((x, x.T), (x.T, x), (x[:, :40], x[:40]), (x[::2], x.T)):
+        np.testing.assert_allclose(products.matmul(left, right), left @ right, rtol=1e-4, atol=1e-4)
+    assert numpys.calls == 0
+    stacked = np.stack([x, x])
+    numbers = np.ones((64, 64), "int64")
+    others = [
+        (x[:4], x.T),  # small
+        (stacked, x.T),
+        (numbers, numbers),
+        (x.astype("float16"), x.T.astype("float16")),
+        (x, x.T.astype("float64")),
+        (x[:, ::2], x[:, ::2].T),
+        (x[::-1], x.T),
+        (x, x[0]),
+        (x[:1], x.T),
+    ]
+    for count, (left, right) in enumerate(others, start=1):
+        np.testing.assert_array_equal(products.matmul(left, right), np.matmul(left, right))
+        assert numpys.calls == count, (left.shape, left.strides)
+    with pytest.raises(ValueError, match="mismatch"):
+        products.matmul(x, x)
+
+
+@needs_mkl
+def test_gradients_with_mkl_and_without():
+    def gradient() -> np.ndarray:
+        x = mg.tensor(np.random.default_rng(0).normal(size=(64, 64)), requires_grad=True)
+        (mg.tanh(x @ x) @ x).sum().backward()
+        assert x.grad is not None
+        return x.grad.numpy()
+
+    expected = gradient()
+    assert not backend_mkl.in_use()
+    mg.use_mkl()
+    try:
+        mg.use_mkl()  # again changes nothing
+        assert isinstance(getattr(host.matmul, "__self__", None), Products)
+        found = gradient()
+    finally:
+        mg.use_mkl(False)
+    assert not backend_mkl.in_use()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-10)
+    np.testing.assert_array_equal(gradient(), expected)
+
+
+def test_where_it_is_not_installed(monkeypatch):
+    def missing(name: str) -> Any:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", missing)
+    assert backend_mkl.where() is None
+    monkeypatch.setattr(host, "matmul", host.matmul, raising=False)
+    monkeypatch.delattr(host, "matmul")
+    with pytest.raises(UsageError, match=r"MKL is not installed here.*: pip install 'minigrad\[mkl\]'"):
+        mg.use_mkl()
+    mg.use_mkl(False)  # there is nothing to undo
+    assert not backend_mkl.in_use()
