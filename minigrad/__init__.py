@@ -46,6 +46,7 @@ from minigrad.ops.convolution import *  # noqa: F403
 from minigrad.ops.decompositions import *  # noqa: F403
 from minigrad.ops.functions import *  # noqa: F403
 from minigrad.ops.matrices import *  # noqa: F403
+from minigrad.ops.norms import *  # noqa: F403
 from minigrad.ops.pooling import *  # noqa: F403
 from minigrad.ops.products import *  # noqa: F403
 from minigrad.ops.rearranging import *  # noqa: F403

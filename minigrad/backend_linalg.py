@@ -51,6 +51,10 @@ class LinearAlgebra:
     def svd(self, x: Any) -> Any:
         return self.linalg("svd", x, full_matrices=False)
 
+    def complement(self, x: Any) -> Any:
+        """Orthonormal columns that complete those of x."""
+        return self.linalg("qr", x, mode="complete")[0][..., x.shape[-1] :]
+
     def solve(self, a: Any, b: Any) -> Any:
         """Solve a x = b for matrices b (never vectors), broadcasting the leading axes."""
         if a.shape[:-2] != b.shape[:-2]:
@@ -138,6 +142,11 @@ class ShapeLinearAlgebra:
         k = min(m, n)
         flops = math.prod(lead) * (4 * m * n * k - 4 / 3 * k**3)
         return self._factored("qr", flops, [x], (*lead, m, k), (*lead, k, n))
+
+    def complement(self, x: Any) -> Any:
+        *lead, m, k = x.shape
+        flops = math.prod(lead) * (4 * m * m * k - 4 * m * k * k + 4 / 3 * k**3)
+        return self._factored("complement", flops, [x], (*lead, m, m - k))
 
     def svd(self, x: Any) -> Any:
         *lead, m, n = x.shape

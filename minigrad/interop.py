@@ -279,12 +279,10 @@ def _one_triangle(a: Any, upper: bool) -> Tensor:
 
 
 def _svd(a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False) -> Any:
-    """NumPy's svd, where it is the reduced one; what else there is has no derivative."""
+    if hermitian:
+        return NotImplemented
     a = _floating(a)
-    if not compute_uv:
-        return minigrad.ops.svdvals(a)
-    reduced = not full_matrices or a.shape[-1] == a.shape[-2]
-    return minigrad.ops.svd(a) if reduced and not hermitian else NotImplemented
+    return minigrad.ops.svd(a, full_matrices=full_matrices) if compute_uv else minigrad.ops.svdvals(a)
 
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:

@@ -1,7 +1,6 @@
 """The linear algebra of the array API standard under its name there: `mg.linalg.inv(x)` is `mg.inv(x)`.
 
-`svd` is reduced unless asked otherwise, where the standard's default is full: the further vectors are any
-basis of what is left, and no derivative says how they turn. Complex results (`eig`) are left out.
+Complex results (`eig`) are left out.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ from minigrad.ops.linalg import matmul
 from minigrad.ops.linear import linear
 from minigrad.ops.matrices import *  # noqa: F403
 from minigrad.ops.nonlinear import cross_entropy, gelu, layer_norm
+from minigrad.ops.norms import *  # noqa: F403
 from minigrad.ops.pooling import *  # noqa: F403
 from minigrad.ops.products import *  # noqa: F403
 from minigrad.ops.rearranging import *  # noqa: F403

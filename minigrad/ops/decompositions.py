@@ -1,4 +1,4 @@
-"""Factorisations of matrices, and what is made of them: Cholesky, QR, singular values, eigenvalues, norms.
+"""Factorisations of matrices, and what is made of them: Cholesky, QR, singular values, eigenvalues.
 
 Everything works on stacks of matrices in the last two axes, in float32 or float64. Derivatives: Murray,
 Differentiation of the Cholesky decomposition (2016); Townsend, Differentiating the singular value
@@ -13,18 +13,17 @@ other values, are right. Where two values nearly meet, derivatives of single vec
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from minigrad.errors import UsageError
 from minigrad.operation import general
-from minigrad.ops.elementwise import abs, divide, exp, log, not_equal, sqrt, square, where
+from minigrad.ops.creation import zeros
 from minigrad.ops.linalg import matmul
 from minigrad.ops.matrices import along, eye, matrices, triangle
-from minigrad.ops.reductions import floating, in_float32, max, min, sum
-from minigrad.ops.shape import astype, concat, expand_dims, matrix_transpose
+from minigrad.ops.shape import concat, matrix_transpose
 from minigrad.tensor import Tensor
 
-__all__ = ["cholesky", "qr", "svd", "svdvals", "pinv", "eigh", "eigvalsh", "vector_norm", "matrix_norm"]
+__all__ = ["cholesky", "qr", "svd", "svdvals", "pinv", "eigh", "eigvalsh"]
 
 
 def _precision(x: Any) -> float:
@@ -125,21 +124,49 @@ class QRResult(NamedTuple):
     R: Tensor
 
 
-def qr(x: Any, /, *, mode: Literal["reduced"] = "reduced") -> QRResult:
+def qr(x: Any, /, *, mode: Literal["reduced", "complete"] = "reduced") -> QRResult:
     """x = Q R, Q with orthonormal columns and R upper triangular (its signs are LAPACK's).
 
-    Shapes: (..., m, n) → (..., m, k), (..., k, n) with k = min(m, n). The derivative needs the first k
-    columns to be independent: MatrixError where R has a 0 on its diagonal, and numbers without meaning where
-    only rounding keeps it from that.
+    Shapes: (..., m, n) → (..., m, k), (..., k, n) with k = min(m, n), or m where `mode` is "complete". The
+    derivative needs the first min(m, n) columns to be independent: MatrixError where R has a 0 on its
+    diagonal, and numbers without meaning where only rounding keeps it from that. Of the columns that complete
+    Q, derivatives hold for what does not change when others are taken that complete it as well.
     """
     x = matrices("qr", x)
-    if mode != "reduced":
-        raise UsageError(f"qr: mode {mode!r} has no derivative; the one there is, is 'reduced'")
-    k = x.shape[-2]
-    if x.shape[-1] <= k:
-        return QRResult(*_qr(x))
-    q, r = _qr(x[..., :k])  # the other columns have no say in Q
-    return QRResult(q, concat([r, matmul(matrix_transpose(q), x[..., k:])], axis=-1))
+    if mode not in ("reduced", "complete"):
+        raise UsageError(f"qr: mode is 'reduced' or 'complete', got {mode!r}")
+    rows, columns = x.shape[-2:]
+    if columns > rows:
+        q, r = _qr(x[..., :rows])  # the other columns have no say in Q
+        return QRResult(q, concat([r, matmul(matrix_transpose(q), x[..., rows:])], axis=-1))
+    q, r = _qr(x)
+    if mode == "reduced" or columns == rows:
+        return QRResult(q, r)
+    below = zeros((*x.shape[:-2], rows - columns, columns), dtype=r.dtype, device=r.device)
+    return QRResult(_completed(q), concat([r, below], axis=-2))
+
+
+def _pull_complement(xp: Any, v: Any, needs: Any, x: Any, out: Any) -> tuple[Any]:
+    return (-xp.matmul(out, xp.matmul(xp.matrix_transpose(v), x)),)
+
+
+def _push_complement(xp: Any, tangents: Any, x: Any, out: Any) -> Any:
+    return -xp.matmul(x, xp.matmul(xp.matrix_transpose(tangents[0]), out))
+
+
+@general(pull=_pull_complement, push=_push_complement)
+def _complement(xp: Any, x: Any, /) -> Any:
+    """Orthonormal columns (..., m, m - k) that complete those of x (..., m, k).
+
+    With Q = [x, out], Qᵀ dQ is skew-symmetric, and so xᵀ d(out) = -(outᵀ dx)ᵀ; outᵀ d(out), the turn among
+    the new columns themselves, is any, and none is taken.
+    """
+    return xp.complement(x)
+
+
+def _completed(x: Tensor) -> Tensor:
+    """Orthonormal columns, all of a square matrix."""
+    return concat([x, _complement(x)], axis=-1)
 
 
 # ----- Singular values ----------------------------------------------------------------------------
@@ -198,20 +225,25 @@ class SVDResult(NamedTuple):
     Vh: Tensor
 
 
-def svd(x: Any, /, *, full_matrices: bool = False) -> SVDResult:
-    """x = U diag(S) Vh, the singular values S in descending order; reduced.
+def svd(x: Any, /, *, full_matrices: bool = True) -> SVDResult:
+    """x = U diag(S) Vh, the singular values S in descending order, with as many vectors as there are.
 
-    Shapes: (..., m, n) → (..., m, k), (..., k), (..., k, n) with k = min(m, n). The signs of the vectors are
-    LAPACK's. Derivatives of vectors of a matrix that is not square need S > 0.
+    Shapes: (..., m, n) → (..., m, m), (..., k), (..., n, n) with k = min(m, n), or, without `full_matrices`,
+    the k vectors that belong to values: (..., m, k), (..., k), (..., k, n). The signs of the vectors are
+    LAPACK's. Derivatives of vectors of a matrix that is not square need S > 0; of the vectors beyond the k-th
+    they hold for what does not change when others are taken that complete these as well.
     """
-    if full_matrices:
-        raise UsageError("svd: full_matrices=True has no derivative; the reduced form is all there is")
-    return SVDResult(*_svd(matrices("svd", x)))
+    u, s, vh = _svd(matrices("svd", x))
+    if full_matrices and u.shape[-2] > u.shape[-1]:
+        u = _completed(u)
+    if full_matrices and vh.shape[-1] > vh.shape[-2]:
+        vh = matrix_transpose(_completed(matrix_transpose(vh)))
+    return SVDResult(u, s, vh)
 
 
 def svdvals(x: Any, /) -> Tensor:
     """The singular values, in descending order: (..., m, n) → (..., min(m, n))."""
-    return svd(x).S
+    return cast("Tensor", _svd(matrices("svdvals", x))[1])
 
 
 def _chain(xp: Any, a: Any, b: Any, c: Any) -> Any:
@@ -306,69 +338,3 @@ def eigh(x: Any, /) -> EighResult:
 def eigvalsh(x: Any, /) -> Tensor:
     """The eigenvalues of symmetric matrices, ascending: (..., n, n) → (..., n)."""
     return eigh(x).eigenvalues
-
-
-# ----- Norms --------------------------------------------------------------------------------------
-
-_INFINITY = float("inf")
-
-
-def _root(total: Tensor, power: float) -> Tensor:
-    """total^(1/power), with derivative 0 instead of ∞ at 0."""
-    zero = total == 0
-    safe = where(zero, 1, total)
-    return where(zero, total * 0, sqrt(safe) if power == 2 else exp(divide(log(safe), float(power))))
-
-
-@in_float32
-def vector_norm(
-    x: Any, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, ord: float = 2
-) -> Tensor:
-    """(Σ |x|^ord)^(1/ord) over `axis` (all axes if None); the largest (smallest) |x| for ord = ±∞; for 0, how
-    many are not zero.
-
-    At x = 0 the derivative is taken as 0; entries that tie for the largest share it; |x| has derivative 0 at
-    0, for every ord. Half precision is computed in float32, so that squares do not overflow.
-    """
-    x = floating("vector_norm", x)
-    if ord == 2:
-        return _root(sum(square(x), axis=axis, keepdims=keepdims), 2)
-    if ord == 0:
-        return sum(astype(not_equal(x, 0), x.dtype), axis=axis, keepdims=keepdims)
-    size = abs(x)
-    if ord == 1:
-        return sum(size, axis=axis, keepdims=keepdims)
-    if ord in (_INFINITY, -_INFINITY):
-        return (max if ord > 0 else min)(size, axis=axis, keepdims=keepdims)
-    if ord < 1:  # the power of 0 has an infinite slope, which an entry that is 0 does not pass on
-        zero = size.detach() == 0
-        terms = where(zero, 0.0 if ord > 0 else _INFINITY, where(zero, 1.0, size) ** ord)
-    else:
-        terms = size**ord
-    return _root(sum(terms, axis=axis, keepdims=keepdims), ord)
-
-
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: float | Literal["fro", "nuc"] = "fro") -> Tensor:
-    """The norm of matrices: (..., m, n) → (...), or (..., 1, 1) with `keepdims`.
-
-    "fro": root of the sum of squares; "nuc": sum of the singular values; ±2: largest or smallest singular
-    value; ±1: largest or smallest sum of |x| over a column; ±∞: over a row. At x = 0 the Frobenius norm has
-    derivative 0; where two candidates tie for the largest they share the derivative.
-    """
-    x = matrices("matrix_norm", x)
-    if ord == "fro":
-        return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
-    if ord == "nuc" or ord in (2, -2):
-        s = expand_dims(svdvals(x), axis=-2)
-        kept = sum(s, axis=-1, keepdims=True) if ord == "nuc" else _extreme(ord, s, -1)
-    elif ord in (1, -1):
-        kept = _extreme(ord, sum(abs(x), axis=-2, keepdims=True), -1)
-    elif ord in (_INFINITY, -_INFINITY):
-        kept = _extreme(ord, sum(abs(x), axis=-1, keepdims=True), -2)
-    else:
-        raise UsageError(f"matrix_norm: ord is 'fro', 'nuc', ±1, ±2 or ±inf; got {ord!r}")
-    return kept if keepdims else kept.reshape(*x.shape[:-2])
-
-
-def _extreme(ord: Any, x: Tensor, axis: int) -> Tensor:
-    return (max if ord > 0 else min)(x, axis=axis, keepdims=True)

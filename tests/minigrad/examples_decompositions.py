@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,18 @@ EXAMPLES: dict[str, list[Example]] = {
     "pinv": each(mg.pinv, np.linalg.pinv, *TALL, *WIDE, matrix(3, 3)),
     "cholesky": each(mg.cholesky, np.linalg.cholesky, positive(3, 3), positive(2, 2, 2), np.zeros((0, 2, 2))),
     "qr": parts(mg.qr, np.linalg.qr, 2, *TALL, *WIDE),
+    # Which columns complete others is any one's choice: only what they span is a function of these.
+    "complement": each(
+        lambda x: (lambda q: q @ mg.matrix_transpose(q))(mg.qr(x, mode="complete").Q[..., x.shape[-1] :]),
+        lambda x: np.eye(x.shape[-2]) - x @ np.linalg.pinv(x),
+        *TALL[:2],
+        matrix(4, 1),
+        np.zeros((0, 3, 2)),
+    ),
     "svd": [
-        *parts(mg.svd, reduced, 3, *TALL, *WIDE),
+        *parts(partial(mg.svd, full_matrices=False), reduced, 3, *TALL, *WIDE),
         *each(
-            lambda x: (lambda f: f.U @ (mg.tanh(f.S).reshape(-1, 1) * f.Vh))(mg.svd(x)),
+            lambda x: (lambda f: f.U @ (mg.tanh(f.S).reshape(-1, 1) * f.Vh))(mg.svd(x, full_matrices=False)),
             lambda x: (lambda u, s, vh: u @ (np.tanh(s)[:, None] * vh))(*reduced(x)),
             matrix(3, 3),
             matrix(3, 2),

@@ -153,19 +153,50 @@ def test_factors_multiply_back(shape):
     x = matrix(*shape)
     q, r = mg.qr(x)
     np.testing.assert_allclose((q @ r).numpy(), x, rtol=1e-12, atol=1e-12)
-    u, s, vh = mg.svd(x)
+    u, s, vh = mg.svd(x, full_matrices=False)
     np.testing.assert_allclose(mg.einsum("...ik,...k,...kj->...ij", u, s, vh).numpy(), x, atol=1e-12)
     np.testing.assert_allclose(mg.svdvals(x).numpy(), np.linalg.svd(x, compute_uv=False), rtol=1e-12)
 
     def back(x):
         q, r = mg.qr(x)
-        u, s, vh = mg.svd(x)
+        u, s, vh = mg.svd(x, full_matrices=False)
         return q @ r, mg.einsum("...ik,...k,...kj->...ij", u, s, vh)
 
     check_gradients(back, x, tolerance=1e-5)
     moved = mg.jvp(back, mg.tensor(x), mg.tensor(spread(*shape)))[1]
     for found in moved:
         np.testing.assert_allclose(found.numpy(), spread(*shape), atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3), (2, 5, 3), (3, 1)])
+def test_full_factors(shape):
+    """Shapes and values are NumPy's; derivatives, of what the choice of vectors does not change."""
+    x, m, n = matrix(*shape), shape[-2], shape[-1]
+    u, s, vh = mg.svd(x)
+    expected = np.linalg.svd(x)
+    assert [u.shape, s.shape, vh.shape] == [part.shape for part in expected]
+    q, r = mg.qr(x, mode="complete")
+    np.testing.assert_allclose((q @ r).numpy(), x, atol=1e-12)
+    assert (q.shape, r.shape) == tuple(part.shape for part in np.linalg.qr(x, mode="complete"))
+    for square in (u, vh, q):
+        eye = np.broadcast_to(np.eye(square.shape[-1]), square.shape)
+        np.testing.assert_allclose((square @ square.mT).numpy(), eye, atol=1e-12)
+    k, weights = min(m, n), spread(max(m, n), max(m, n))
+
+    def spans(x):
+        u, _, vh = mg.svd(x)
+        q, _ = mg.qr(x, mode="complete")
+        sides = (u[..., :, k:], vh[..., k:, :].mT, q[..., :, k:])
+        return tuple((side @ side.mT) * weights[: side.shape[-2], : side.shape[-2]] for side in sides)
+
+    def all_of_it(x):
+        u, _, vh = mg.svd(x)
+        q, _ = mg.qr(x, mode="complete")
+        return u @ u.mT, vh.mT @ vh, q @ q.mT
+
+    check_gradients(spans, x, tolerance=1e-5)
+    for moved in mg.jvp(all_of_it, mg.tensor(x), mg.tensor(spread(*shape)))[1]:
+        np.testing.assert_allclose(moved.numpy(), 0, atol=1e-9)  # it is the identity, always
 
 
 def test_cholesky_and_eigh_take_the_symmetric_part():
@@ -282,7 +313,7 @@ def test_square_matrices_are_asked_for_by_name(name):
 
 
 def test_misuse_is_named():
-    complete: Any = {"mode": "complete"}
+    raw: Any = {"mode": "raw"}
     unknown: Any = {"ord": "no"}
     for call, kind, message in (
         (lambda: mg.solve(TALL, TALL), ShapeError, "solve needs square"),
@@ -302,8 +333,7 @@ def test_misuse_is_named():
         (lambda: mg.solve_triangular(np.zeros((2, 2)), np.ones(2), upper=True), MatrixError, "singular"),
         (lambda: mg.matrix_power(TALL, 2), ShapeError, "matrix_power needs square"),
         (lambda: mg.svd(np.ones(3)), ShapeError, r"svd needs matrices.*\(3,\)"),
-        (lambda: mg.svd(TALL, full_matrices=True), UsageError, "full_matrices"),
-        (lambda: mg.qr(TALL, **complete), UsageError, "'complete' has no derivative"),
+        (lambda: mg.qr(TALL, **raw), UsageError, "mode is 'reduced' or 'complete', got 'raw'"),
         (lambda: mg.matrix_norm(TALL, **unknown), UsageError, "'no'"),
         (lambda: mg.matrix_norm(TALL, ord=3), UsageError, "got 3"),
     ):
@@ -316,5 +346,6 @@ def test_shapes_and_flops_without_values():
     assert mg.cost(lambda: mg.inv(x)).flops == 2 * 2 * 6**3
     assert mg.cost(lambda: mg.det(x)).flops == 2 * 2 / 3 * 6**3
     assert mg.solve(x, b).shape == (2, 6, 3)
-    assert [y.shape for y in mg.svd(b)] == [(6, 3), (3,), (3, 3)]
+    assert [y.shape for y in mg.svd(b)] == [(6, 6), (3,), (3, 3)]
+    assert [y.shape for y in mg.svd(b, full_matrices=False)] == [(6, 3), (3,), (3, 3)]
     assert [y.shape for y in mg.qr(b.mT)] == [(3, 3), (3, 6)]

@@ -27,7 +27,7 @@ pytest.importorskip("ml_dtypes")
 HALVES = ("float16", "bfloat16")
 EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 REFUSED = {
-    *("cholesky", "cofactor", "det", "eigh", "inv", "pinv"),
+    *("cholesky", "cofactor", "complement", "det", "eigh", "inv", "pinv"),
     *("qr", "slogdet", "solve", "solve_triangular", "svd"),
 }
 """What computes in float32 and float64 only, and says so."""
