@@ -91,7 +91,7 @@ class MeshZeRO(ZeRO):
         self.buckets = [bucket for bucket in found if bucket]
         self._offload.reserve(self.buckets)
         parameters = ScheduledParameters(stages, root, self.world, **how)
-        gradients = ScheduledGradients(self.buckets, self.world, stages=stages, **how)
+        gradients = ScheduledGradients(self.buckets, self.world, stages=stages, root=root, **how)
         pipeline.sharing = Scheduled(parameters, gradients)
         return parameters, gradients
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from minigrad.dist.partition import Bucket
 from minigrad.dist.pipeline_shared import Group
 from minigrad.dist.units import ROOT, Unit
 from minigrad.dist.world import World
@@ -89,9 +90,17 @@ class ScheduledGradients(PooledGradients):
 
     advice: ClassVar[str] = "zero.step() after each pipeline.step(): its schedule sums gradients once"
 
-    def __init__(self, *arguments: Any, stages: Mapping[int, Unit], **how: Any) -> None:
-        super().__init__(*arguments, **how)
-        self._stages = stages
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        world: World,
+        *,
+        stages: Mapping[int, Unit],
+        root: Unit | None,
+        **how: Any,
+    ) -> None:
+        self._stages, self.apart = stages, frozenset([root.bucket] if root and root.bucket else [])
+        super().__init__(buckets, world, **how)
         self._agreed = self.quiet = True
 
     def _before_walk(self, nodes: Sequence[Node], leaves: Container[Node]) -> None:
