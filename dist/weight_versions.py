@@ -210,9 +210,7 @@ class WeightVersions:
         mutated(spare.flat)
         self._older[self.newest] = before
         self._present = spare
-        self._show(spare)
-        self.optimizer.flat_parameters, self.optimizer._views = spare.flat, spare.views
-        self.optimizer._forget_layout()
+        self.optimizer.move_to(spare.flat, spare.views)
 
     def _version(self, flat: Array) -> Version:
         if self._meter is not None:

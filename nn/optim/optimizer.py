@@ -133,14 +133,18 @@ class Optimizer(SavedState):
     def _lay_out(self) -> None:
         """Move the parameters into one flat array."""
         check_alike(self.parameters)
-        flat = self.namespace.empty(self._total, dtype=self._own_dtype)
+        flat, views = self.namespace.empty(self._total, dtype=self._own_dtype), []
         for start, p in zip(self._starts, self.parameters, strict=True):
-            view = flat[start : start + p.size].reshape(p.shape)
-            view[...] = p.data
+            views.append(flat[start : start + p.size].reshape(p.shape))
+            views[-1][...] = p.data
             mutation.mutated(p.data)  # what a graph saved is no longer the parameter
+        self.move_to(flat, views)
+
+    def move_to(self, flat: Array, views: list[Array]) -> None:
+        """Go on with parameters that lie in `flat`, one after the other: `views` of it, in their shapes."""
+        for p, view in zip(self.parameters, views, strict=True):
             p.data = view
-        self.flat_parameters = flat
-        self._views = [p.data for p in self.parameters]
+        self.flat_parameters, self._views = flat, views
         self._forget_layout()
 
     def _leaves(self) -> list[Leaf | None]:
