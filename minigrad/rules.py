@@ -134,7 +134,9 @@ class Operation:
             return backend.mixed(*(array for array in arrays if array is not None))
         kind: type[MinigradError] = DTypeError if isinstance(error, TypeError) else ShapeError
         kind, text = IndexRangeError if isinstance(error, IndexError) else kind, str(error)
-        if "integer powers" in text:
+        if "interpreted as an integer" in text:
+            text += "; an axis is a whole number, several are a tuple of them"
+        elif "integer powers" in text:
             kind, text = UsageError, f"{text} Convert first, as in x.astype('float64')."
         elif "broadcast" in text and kind is ShapeError:
             text += "; lengths are equal or 1, from the last axis on: insert axes, as in x[:, None]"

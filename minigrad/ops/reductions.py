@@ -24,7 +24,7 @@ def kept_shape(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
     """The shape after a reduction with keepdims=True."""
     if axis is None:
         return (1,) * len(shape)
-    axes = {a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,))} if shape else set()
+    axes = {place(a, len(shape)) for a in (axis if isinstance(axis, tuple) else (axis,))} if shape else set()
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 

@@ -107,7 +107,11 @@ def squeeze(x: Any, /, axis: int | tuple[int, ...]) -> Tensor:
 
 
 def _place(axis: int, ndim: int) -> int:
-    """The axis counted from the front. Raises ShapeError where there is no such axis."""
+    """The axis counted from the front. Raises ShapeError where there is no such axis, UsageError where it is
+    none.
+    """
+    if not hasattr(axis, "__index__"):
+        raise UsageError(f"an axis is a whole number, got {axis!r}; several are a tuple of them")
     if not -ndim <= axis < ndim:
         raise ShapeError(f"there is no axis {axis} in {ndim} dimensions; expected {-ndim} to {ndim - 1}")
     return axis % ndim

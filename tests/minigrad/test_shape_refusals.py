@@ -194,3 +194,24 @@ def test_an_index_has_numpys_shape_or_its_error(shape, data) -> None:
             indexed_shape(shape, index)
     else:
         assert indexed_shape(shape, index)[0] == right
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sum",
+        "mean",
+        "prod",
+        "any",
+        "var",
+        "logsumexp",
+        "median",
+        "softmax",
+        "cumulative_sum",
+        "squeeze",
+        "flip",
+    ],
+)
+def test_what_is_no_axis(name):
+    with pytest.raises(MinigradError, match=r"an axis is a whole number.*several are a tuple of them"):
+        getattr(mg, name)(mg.ones((1, 2)), axis=[0])
