@@ -74,12 +74,13 @@ def test_a_parameter_that_two_stages_of_one_rank_share():
     compare(dist.spawn(of_a_mesh, ranks=4, arguments=arguments), alone(7, TIED))
 
 
-@pytest.mark.parametrize("tensor", [1, 2])
-@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
-def test_a_gpt_on_a_mesh(schedule, tensor):
+@pytest.mark.parametrize(("schedule", "tensor"), [("1f1b", 1), ("1f1b", 2), ("zb-h1", 1), ("zb-h1", 2)])
+@pytest.mark.parametrize("options", [{}, {"offload": "host"}, {"algorithm": "ordered"}])
+def test_a_gpt_on_a_mesh(schedule, tensor, options):
     """Tied embeddings on the first and the last stage, norms and clipping over all axes."""
     listed = with_shards(make(schedule, 2, 2))
-    check(Case(7, data=2, pipeline=2, tensor=tensor, options={"schedule": listed}, zero={"stage": 3}))
+    zero = {"stage": 3, **options}
+    check(Case(7, data=2, pipeline=2, tensor=tensor, options={"schedule": listed}, zero=zero))
 
 
 @pytest.mark.parametrize("microbatches", [2, 5])
