@@ -47,16 +47,6 @@ class Stage(Module):
         every = {name: layer for stage in stages for name, layer in stage.named_children()}
         return Stage(stages[0].number if stages else -1, every)
 
-    def units(self) -> list[list[Module]]:
-        """What ZeRO's stage 3 gathers together: each layer; those that share parameters as one."""
-        groups: list[list[Module]] = []
-        for layer in self.children():
-            own = set(map(id, layer.parameters()))
-            meeting = [g for g in groups if any(id(p) in own for other in g for p in other.parameters())]
-            groups = [group for group in groups if group not in meeting]
-            groups.append([*(other for group in meeting for other in group), layer])
-        return groups
-
     def __repr__(self) -> str:
         names = [name for name, _ in self.named_children()]
         return (

@@ -57,14 +57,14 @@ class FirstPass:
 
     def end(self) -> list[Unit]:
         """End the pass. Returns the units in the order in which passes go from now on, the same on all ranks:
-        that of the leader's uses. What it left out comes behind the unit that it is declared behind.
+        that of the leader's uses. What it left out comes next to a unit that it is declared next to.
         """
         self.follow()
         if self.leads:
             self.tell(END if self.uses or self._leader + 1 == self.world.size else NOTHING)
             self.follow()
         turns = {unit: float(index) for index, unit in reversed(list(enumerate(self.uses)))}
-        order = agreed_order([turns.get(unit) for unit in self.units], self.world)
+        order = agreed_order(with_guesses([turns.get(unit) for unit in self.units]), self.world)
         return [self.units[number] for number in order]
 
     @property
@@ -76,3 +76,19 @@ class FirstPass:
     def complete(self) -> bool:
         """Whether this rank used all units."""
         return len(set(self.uses)) == len(self.units)
+
+
+def with_guesses(turns: Sequence[float | None]) -> list[float | None]:
+    """Turns also for units that were not used, if any was: next after that of the unit declared before, or of
+    the one declared after where units are mostly used in the reverse order of declaration.
+    """
+    known = [turn for turn in turns if turn is not None]
+    if not known:
+        return list(turns)
+    falls = sum(b < a for a, b in pairwise(known)) > (len(known) - 1) / 2
+    found: list[float | None] = []
+    latest, step = -1.0, 1 / (len(turns) + 1)  # less than 1 in all
+    for turn in reversed(turns) if falls else turns:
+        latest = latest + step if turn is None else turn
+        found.append(latest)
+    return found[::-1] if falls else found

@@ -1,15 +1,15 @@
 """Units: the modules whose parameters are gathered together at stage 3, and what stands in for these between.
 
 By default every element of a model's lists of modules is a unit, and so is every part of a Sequential; the
-rest of the model is the root unit. A parameter that several units share belongs to the root. A module that
-has a method `units()` says it itself, as the layers of a pipeline do: nobody calls them as one model.
+rest of the model is the root unit. A parameter that several units share belongs to the root. Of a pipeline's
+layers, which nobody calls as one model, those that share parameters are one unit, and there is no root.
 
 Zhao et al. 2023, PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, §3.2 and §4.2 (its units).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from minigrad import backend
 from minigrad.apply import apply
 from minigrad.backend import Namespace
 from minigrad.dist.partition import Bucket
+from minigrad.dist.pipeline_stages import Stage
 from minigrad.dist.request import Request
 from minigrad.dist.verbs import Array
 from minigrad.dist.world import World
@@ -127,8 +128,8 @@ def find_units(
     Of chosen ones, several modules together make one unit. Raises UsageError for modules that are not the
     model's, or lie inside one another.
     """
-    if chosen is None and hasattr(module, "units"):
-        groups = module.units()
+    if chosen is None and isinstance(module, Stage):
+        groups = _with_common_parameters(module.children())
     elif chosen is None:
         groups = [[one] for one in dict.fromkeys(_repeated(module))]
     else:
@@ -177,6 +178,17 @@ def _repeated(module: Module) -> Iterator[Module]:
             yield child
         else:
             yield from _repeated(child)
+
+
+def _with_common_parameters(modules: Iterable[Module]) -> list[list[Module]]:
+    """Each by itself; those that share parameters together."""
+    groups: list[list[Module]] = []
+    for module in modules:
+        own = set(map(id, module.parameters()))
+        meeting = [g for g in groups if any(id(p) in own for other in g for p in other.parameters())]
+        groups = [group for group in groups if group not in meeting]
+        groups.append([*(other for group in meeting for other in group), module])
+    return groups
 
 
 def _outside(module: Module, units: set[int]) -> Iterator[Parameter]:
