@@ -8,7 +8,7 @@ Rajbhandari et al. 2020, ZeRO: Memory Optimizations Toward Training Trillion Par
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -89,15 +89,29 @@ def cut(parameters: Sequence[Parameter], world: World, bucket_bytes: int | None)
 
 
 def agreed_order(turns: Sequence[float | None], world: World) -> list[int]:
-    """The numbers 0, 1, … by the turns that the first rank with any has for them, the same on all ranks. One
-    without a turn comes behind the number before it.
+    """The numbers 0, 1, … by the turns that the rank with the most of them has for them (of several, the
+    first), the same on all ranks. Those without a turn come where `with_guesses` says.
     """
     own = np.array([np.nan if turn is None else turn for turn in turns])
     every = np.empty((world.size, own.size))
     world.all_gather(own, every, purpose="control")
-    first = next((row for row in every if not np.isnan(row).all()), own)
-    keys = list(accumulate(first, lambda before, turn: before if np.isnan(turn) else turn, initial=-1.0))
-    return sorted(range(own.size), key=keys[1:].__getitem__)
+    fullest = max(every, key=lambda row: np.count_nonzero(~np.isnan(row)))
+    keys = with_guesses([None if np.isnan(turn) else float(turn) for turn in fullest])
+    return sorted(range(own.size), key=keys.__getitem__)
+
+
+def with_guesses(turns: Sequence[float | None]) -> list[float]:
+    """Turns also for what has none: next after that of the number before, or of the number after where most
+    turns fall from number to number.
+    """
+    known = [turn for turn in turns if turn is not None]
+    falls = 2 * sum(b < a for a, b in pairwise(known)) > max(0, len(known) - 1)
+    found: list[float] = []
+    latest, step = -1.0, 1 / (len(turns) + 1)  # less than 1 in all
+    for turn in reversed(turns) if falls else turns:
+        latest = latest + step if turn is None else turn
+        found.append(latest)
+    return found[::-1] if falls else found
 
 
 def side_by_side(buckets: Sequence[Bucket]) -> list[Array]:

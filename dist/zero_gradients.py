@@ -10,7 +10,7 @@ The stages differ in what a rank keeps and for how long:
 The backward walk reaches the last layers first, so buckets are cut from the end. As soon as the gradients of
 a bucket are final its reduction is started, and the walk goes on; hooks move on what is under way, because
 messages do not move by themselves. All ranks start them in the same order, however their walks differ: the
-one in which the first walk of rank 0 (or the first rank that has one) will finish them, which its graph
+one in which the first walk of one rank (the one that finishes most of them) will come by, which its graph
 tells before it begins. No bucket waits for a parameter that the walk does not reach: a step has one walk, or
 says before its others that they are not the last.
 

@@ -24,7 +24,7 @@ class PooledGradients(ScatteredGradients):
     """Keeps the sums of this rank's pieces only; buckets are filled in buffers that go round.
 
     Two are enough where a walk has no more than two buckets at a time that are begun and not finished, and
-    comes by them in the order of rank 0's first walk; otherwise it takes more, until the round ends.
+    comes by them in the order agreed on for the first; otherwise it takes more, until the round ends.
 
     apart    buckets that are filled all through a walk, and have a buffer each
     patient  whether a walk may wait for a bucket to arrive, rather than take one buffer more

@@ -1,10 +1,10 @@
 """Parameters as shards (stage 3): a unit is whole only while it is used, forward and again backward.
 
 All ranks gather the same units in the same order, whatever of them they use: forward in the order in which
-rank 0 used them first in its first pass (`unit_order.py`), backward the other way round, each one ahead of
-its use. A rank that leaves a unit out, or has no walk at all in a step, takes part nevertheless. A unit used
-out of that order (again, or by a checkpoint that spans three) is gathered once more; that has to happen on
-all ranks alike. Frozen parameters are gathered with the unit that they are in.
+they were used in the first pass (`unit_order.py`), backward the other way round, each one ahead of its use. A
+rank that leaves a unit out, or has no walk at all in a step, takes part nevertheless. A unit used out of that
+order (again, or by a checkpoint that spans three) is gathered once more; that has to happen on all ranks
+alike. Frozen parameters are gathered with the unit that they are in.
 
 The units share one memory, in which each has its place: even ones at its beginning, odd ones at its end. It
 holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of weights;
@@ -181,7 +181,7 @@ class UnitParameters(ShardedParameters):
 
     def _advance(self, stop: int, *, walking: bool = False) -> None:
         """Gather the units in order, up to `stop` of them. A walk that gets to one has left those before."""
-        if self._learning and not self._learning.leads:
+        if self._learning and not self._learning.opens:
             return
         while self._next < stop:
             if walking:
