@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
 import scipy.sparse
 
-from minigrad.backend_special import is_half, widened
+from minigrad.backend_special import BLOCK, horner, is_half, widened
 from minigrad.meter import state
 
 Array = Any
@@ -152,8 +153,25 @@ class HostSelecting(LibrarySelecting):
     def sum(self, x: Array, *, axis: Any = None, keepdims: Any = False, dtype: Any = None) -> Array:
         if dtype is None and is_half(x.dtype):
             return super().sum(x, axis=axis, keepdims=keepdims)
+        if x.size >= _LARGE and dtype is None and axis is not None and x.dtype.kind == "f":
+            made = _by_a_product(x, axis if isinstance(axis, tuple) else (axis,), keepdims)
+            if made is not None:
+                return made
         # `numpy.sum` would take twice as long to come to this.
         return numpy.add.reduce(x, axis=axis, keepdims=keepdims, dtype=dtype)
+
+    def polynomial(self, x: Array, *, coefficients: Sequence[float]) -> Array:
+        """A block of x after the other: it stays in the cache for all powers."""
+        if x.size <= BLOCK or x.dtype not in (numpy.float32, numpy.float64):
+            return super().polynomial(x, coefficients=coefficients)  # type: ignore[misc]
+        *lower, highest = coefficients or (0.0,)
+        flat = x.reshape(-1)
+        out = numpy.empty(flat.shape, x.dtype)
+        for start in range(0, x.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            out[block] = highest
+            horner(out[block], flat[block], lower)
+        return out.reshape(x.shape)
 
     def argsort(self, x: Array, *, axis: int) -> Array:
         return numpy.argsort(x, axis=axis, kind="stable")
@@ -218,6 +236,29 @@ class HostSelecting(LibrarySelecting):
         rows = values.reshape(flat.size, math.prod(rest))
         add = self.add_at if rows.shape[1] == 1 else self.scatter_add
         return add(rows, flat, math.prod(lengths)).reshape(shape)
+
+
+_LARGE = 1 << 12  # entries, beyond which it pays to ask how the axes lie
+_ONES = 1 << 12  # the longest line added up without NumPy's sum by halves, which errs less
+
+
+def _by_a_product(x: numpy.ndarray, axes: tuple[int, ...], keepdims: bool) -> numpy.ndarray | None:
+    """The sum over the first axes or the last ones as a matrix times ones, in half of NumPy's time. None
+    where it would take longer, or be less exact, and for axes that are not there, or there twice.
+    """
+    summed = sorted(axis % x.ndim for axis in axes if -x.ndim <= axis < x.ndim)
+    count = len(axes)
+    first, last = summed == list(range(count)), summed == list(range(x.ndim - count, x.ndim))
+    if first is last or not x.flags.c_contiguous:  # or of all axes
+        return None
+    cut = count if first else x.ndim - count
+    rows, columns = math.prod(x.shape[:cut]), math.prod(x.shape[cut:])
+    length = rows if first else columns
+    if not 1 < length <= _ONES:
+        return None
+    ones, matrix = numpy.ones(length, x.dtype), x.reshape(rows, columns)
+    shape = tuple(1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed)
+    return (ones @ matrix if first else matrix @ ones).reshape(shape)
 
 
 def _weighting(indices: numpy.ndarray, weights: numpy.ndarray, rows: int) -> Any:

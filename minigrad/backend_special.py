@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -26,6 +26,8 @@ def widened(x: Array) -> Array:
     """x, in float32 if it is of half precision; None stays None."""
     return x.astype("float32") if x is not None and is_half(x.dtype) else x
 
+
+BLOCK = 1 << 15  # entries: 128 KiB, of which a few stay in a second-level cache
 
 SCIPY_NAMES = {
     "erf": "erf",
@@ -53,6 +55,23 @@ class Special:
         zeta = keeping_half(lambda x: self.special.zeta(n + 1.0, x))
         return cast((-1.0) ** (n + 1) * float(math.factorial(n)) * zeta(x), x.dtype)
 
+    def polynomial(self, x: Array, *, coefficients: Sequence[float]) -> Array:
+        """Σ cᵢ xⁱ; of whole numbers in float64."""
+        xp: Any = self
+        wide = widened(x) if x.dtype.kind in "fV" else x.astype("float64")
+        *lower, highest = coefficients or (0.0,)
+        out = horner(xp.full(wide.shape, highest, dtype=wide.dtype), wide, lower)
+        return out if wide.dtype == "float64" else cast(out, x.dtype)
+
+
+def horner(out: Array, x: Array, lower: Sequence[float]) -> Array:
+    """A polynomial by Horner's rule, in place of its highest coefficient; the others from the lowest up."""
+    for coefficient in reversed(lower):
+        out *= x
+        if coefficient:
+            out += coefficient
+    return out
+
 
 def keeping_half(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """The function, which knows float32 and float64 only, for half precision too: its result stays half."""
@@ -67,10 +86,16 @@ def keeping_half(function: Callable[[Array], Array]) -> Callable[[Array], Array]
 
 def _expit(x: numpy.ndarray) -> numpy.ndarray:
     """1 / (1 + e⁻ˣ): up to four times as fast as SciPy's, whose loop is not vectorised."""
+    flat = x.reshape(-1)
+    out = numpy.empty(flat.shape, numpy.exp(flat[:0]).dtype)
     with numpy.errstate(over="ignore"):  # 1 / ∞ is the 0 that it should be
-        power = numpy.exp(-x)
-        power += 1.0
-        return 1.0 / power
+        for start in range(0, flat.size, BLOCK):
+            y = out[start : start + BLOCK]
+            numpy.negative(flat[start : start + BLOCK], out=y)
+            numpy.exp(y, out=y)
+            y += 1.0
+            numpy.divide(1.0, y, out=y)
+    return out.reshape(x.shape)
 
 
 # erf z = tanh(z P(z²)). The coefficients of P are fitted for |z| ≤ 4, where the relative error is at most
@@ -85,7 +110,6 @@ _ERF = (
     -5.669037793090726e-06,
     1.4189424977536556e-07,
 )
-_BLOCK = 1 << 15  # entries: 128 KiB, of which a few stay in a second-level cache
 
 
 def _erf(x: numpy.ndarray) -> numpy.ndarray:
@@ -96,9 +120,9 @@ def _erf(x: numpy.ndarray) -> numpy.ndarray:
         return scipy.special.erf(x)
     flat = x.reshape(-1)
     out = numpy.empty(flat.shape, x.dtype)
-    for start in range(0, flat.size, _BLOCK):
-        y = out[start : start + _BLOCK]
-        z = numpy.clip(flat[start : start + _BLOCK], -_ERF_END, _ERF_END)
+    for start in range(0, flat.size, BLOCK):
+        y = out[start : start + BLOCK]
+        z = numpy.clip(flat[start : start + BLOCK], -_ERF_END, _ERF_END)
         squares = z * z
         numpy.multiply(squares, _ERF[-1], out=y)
         for coefficient in _ERF[-2:0:-1]:

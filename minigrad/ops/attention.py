@@ -3,9 +3,10 @@
 Paper: Vaswani et al. 2017, Attention Is All You Need, §3.2.1: softmax(Q Kᵀ / √d) V.
 
 The kernel holds the scores transposed, Sᵀ = K (Q/√d)ᵀ, so that maximum and sum over keys run across rows,
-which vectorises, and it never normalises the (keys x queries) array: with E = e^(S - max) and l = Σ E, the
-output is (E V)/l. Where blocking pays it takes one element of the batch at a time, and of that a few queries:
-their scores stay in the cache, and keys that none of them may look at are left out.
+which vectorises. With E = e^(S - max) and l = Σ E the output is (E V)/l. What is kept for the backward pass
+are the probabilities E/l or, of long sequences, max and l, which give them again. Where blocking pays it
+takes one element of the batch at a time, and of that a few queries: their scores stay in the cache, and keys
+that none of them may look at are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from minigrad.ops.shape import matrix_transpose, permute_dims, reshape
 from minigrad.tensor import Tensor
 
 KEEP_SCORES_UP_TO = 256
-"""Keys up to which the exponentials are kept for the backward pass; beyond, they are computed again (memory
+"""Keys up to which the probabilities are kept for the backward pass; beyond, they are computed again (memory
 linear in time).
 """
 
@@ -64,8 +65,8 @@ def _triangle(xp: Any, blocks: list[tuple[slice, int]], causal: bool, dtype: Any
 def _exponentials(
     xp: Any, k: Any, scaled: Any, triangle: Any, top: Any = None, out: Any = None
 ) -> tuple[Any, Any]:
-    """E = e^(S - max) as (..., keys, queries), into `out` if given, and the maxima (..., 1, queries), from
-    keys and queries/√d as (..., width, queries).
+    """E = e^(S - top) as (..., keys, queries), into `out` if given, and top, the maxima (..., 1, queries)
+    unless given, from keys and queries/√d as (..., width, queries).
     """
     scores = xp.matmul(k, scaled, out=out)
     if triangle is not None:
@@ -81,15 +82,15 @@ def attend(
     xp: Any, q: Any, k: Any, v: Any, out: Any, causal: bool, scale: float, keep: bool
 ) -> tuple[Any, Any, Any]:
     """Write attention of q, k, v (batch, heads, time, width; any strides) into `out`; return what `pull_back`
-    needs: of long sequences, or without `keep`, no exponentials.
+    needs: of long sequences, or without `keep`, no probabilities.
     """
     batch, heads, queries, _ = q.shape
     keys = k.shape[-2]
     blocks = _blocks(xp, queries, keys, causal)
     triangle = _triangle(xp, blocks, causal, q.dtype)
-    exponentials = None
+    probabilities = None
     if keep and keys <= KEEP_SCORES_UP_TO:
-        exponentials = [
+        probabilities = [
             xp.empty((batch, heads, seen, part.stop - part.start), dtype=q.dtype) for part, seen in blocks
         ]
     tops = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
@@ -98,14 +99,17 @@ def attend(
     for i in _elements(xp, batch):
         scaled = xp.matrix_transpose(q[i] * scale)
         for number, (part, seen) in enumerate(blocks):
-            place = exponentials[number][i] if exponentials is not None else None
+            place = probabilities[number][i] if probabilities is not None else None
             e, top = _exponentials(xp, k[i][..., :seen, :], scaled[..., part], triangle, out=place)
             tops[i][..., part] = top
             total = xp.matmul(ones[:, :seen], e, out=totals[i][..., part])
             o = out[i][..., part, :]
+            if probabilities is not None:
+                e *= 1.0 / total
             xp.matmul(xp.matrix_transpose(e), v[i][..., :seen, :], out=o)
-            o /= xp.matrix_transpose(total)
-    return exponentials, tops, totals
+            if probabilities is None:
+                o /= xp.matrix_transpose(total)
+    return probabilities, tops, totals
 
 
 def pull_back(
@@ -121,27 +125,28 @@ def pull_back(
     scale: float,
 ) -> None:
     """Write the cotangents of q, k, v into `grads`, from the cotangent `g` of the output."""
-    exponentials, tops, totals = kept
+    probabilities, tops, totals = kept
     dq, dk, dv = grads
     keys = k.shape[-2]
     blocks = _blocks(xp, q.shape[-2], keys, causal)
     triangle = _triangle(xp, blocks, causal, q.dtype)
     for i in _elements(xp, q.shape[0]):
-        weighted = g[i] / xp.matrix_transpose(totals[i])
-        steeper = weighted * scale  # the slope of q kᵀ · scale in q kᵀ, in the smaller array
-        shift = xp.vecdot(steeper, out[i])[..., None, :]
-        scaled: Any = None if exponentials is not None else xp.matrix_transpose(q[i] * scale)
+        steeper = g[i] * scale  # the slope of q kᵀ · scale in q kᵀ, in the smaller array
+        shift = xp.empty(totals[i].shape, dtype=q.dtype)
+        shift[..., 0, :] = xp.vecdot(steeper, out[i])
+        scaled: Any = None if probabilities is not None else xp.matrix_transpose(q[i] * scale)
         for number, (part, seen) in reversed(list(enumerate(blocks))):
-            earlier, w = k[i][..., :seen, :], weighted[..., part, :]
-            if exponentials is not None:
-                e = exponentials[number][i]
+            earlier, w = k[i][..., :seen, :], g[i][..., part, :]
+            if probabilities is not None:
+                p = probabilities[number][i]
             else:
-                e, _ = _exponentials(xp, earlier, scaled[..., part], triangle, tops[i][..., part])
+                p, _ = _exponentials(xp, earlier, scaled[..., part], triangle, tops[i][..., part])
+                p *= 1.0 / totals[i][..., part]
             ds = xp.matmul(v[i][..., :seen, :], xp.matrix_transpose(steeper[..., part, :]))
             ds -= shift[..., part]
-            ds *= e
+            ds *= p
             xp.matmul(xp.matrix_transpose(ds), earlier, out=dq[i][..., part, :])
-            for left, right, gradient in ((e, w, dv[i]), (ds, q[i][..., part, :], dk[i])):
+            for left, right, gradient in ((p, w, dv[i]), (ds, q[i][..., part, :], dk[i])):
                 if number == len(blocks) - 1:
                     xp.matmul(left, right, out=gradient)
                 else:
@@ -244,8 +249,9 @@ def _packed_pull(
 @fused(forward=_packed_forward, pull=_packed_pull)
 def _self_attention(packed: Any, /, *, heads: int, causal: bool) -> Tensor:
     batch, time, width = packed.shape
-    five = permute_dims(reshape(packed, (batch, time, 3, heads, width // (3 * heads))), (2, 0, 3, 1, 4))
-    out = scaled_dot_product_attention(*unstack(five), is_causal=causal)  # (batch, heads, time, head)
+    five = reshape(packed, (batch, time, 3, heads, width // (3 * heads)))
+    parts = [permute_dims(part, (0, 2, 1, 3)) for part in unstack(five, axis=2)]
+    out = scaled_dot_product_attention(*parts, is_causal=causal)  # (batch, heads, time, head)
     return reshape(permute_dims(out, (0, 2, 1, 3)), (batch, time, width // 3))
 
 

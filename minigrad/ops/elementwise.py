@@ -125,6 +125,19 @@ def pow(x: Any, y: Any, /) -> Tensor:
     return _power(x, y)
 
 
+def _pull_polynomial(xp: Any, v: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
+    slopes = tuple([power * c for power, c in enumerate(coefficients)][1:])
+    g = xp.polynomial(x, coefficients=slopes)
+    g *= v
+    return g
+
+
+@elementwise(x=_pull_polynomial)
+def polynomial(xp: Any, x: Any, /, *, coefficients: tuple[float, ...]) -> Any:
+    """Σ cᵢ xⁱ, the coefficients from the lowest power up: one operation, whatever the degree."""
+    return xp.polynomial(x, coefficients=coefficients)
+
+
 # ----- Exponentials, trigonometry -----------------------------------------------------------------
 
 
@@ -170,7 +183,14 @@ def tanh(xp: Any, x: Any, /) -> Any:
     return xp.tanh(x)
 
 
-@elementwise(x=lambda xp, v, out: v * (out * (1 - out)))
+def _pull_sigmoid(xp: Any, v: Any, out: Any) -> Any:
+    g = 1 - out
+    g *= out
+    g *= v
+    return g
+
+
+@elementwise(x=_pull_sigmoid)
 def sigmoid(xp: Any, x: Any, /) -> Any:
     """1 / (1 + e⁻ˣ), which never overflows and is exact to the last digits where it is all but 0."""
     return xp.sigmoid(x)

@@ -1,35 +1,22 @@
-"""Layer normalisation, GELU and softmax cross-entropy: fused operations of one array.
-
-On a processor the fast paths go through large arrays in blocks that stay in its cache: the arithmetic is
-cheap there, and the way to memory and back is what costs.
-"""
+"""Layer normalisation, GELU and softmax cross-entropy: fused operations of one array."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from minigrad.backend import asarray, constant, host, namespace
 from minigrad.backend_special import is_half, widened
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
-from minigrad.ops.elementwise import erf, sigmoid, sqrt, square, where
+from minigrad.ops.blocks import blocks
+from minigrad.ops.elementwise import erf, polynomial, sigmoid, sqrt, square, where
 from minigrad.ops.indexing import getitem
 from minigrad.ops.linear import column_sums, row_of_ones
 from minigrad.ops.reductions import logsumexp, mean, sum
 from minigrad.ops.shape import astype
 from minigrad.ops.types import result_type
 from minigrad.tensor import Tensor
-
-BLOCK = 1 << 16  # entries: 256 KiB of float32, a share of a second-level cache
-
-
-def blocks(xp: Any, length: int, entries_each: int = 1) -> Iterator[slice]:
-    """Cut `length` rows into slices of about BLOCK entries where blocking pays, otherwise one slice."""
-    step = max(1, BLOCK // max(entries_each, 1)) if xp.blocked else max(length, 1)
-    return (slice(start, start + step) for start in range(0, length, step))
-
 
 # ----- Layer normalisation ------------------------------------------------------------------------
 
@@ -176,7 +163,8 @@ def _gelu_tanh_pull(xp: Any, v: Any, needs: Any, arrays: Any, slope: Any, into: 
 
 @fused(forward=_gelu_tanh_forward, pull=_gelu_tanh_pull)
 def _gelu_tanh(x: Any, /) -> Tensor:
-    return x * sigmoid(x * (2 * _SCALE + 2 * _SCALE * _CUBIC * square(x)))  # (1 + tanh u)/2 = sigmoid 2u
+    twice = polynomial(x, coefficients=(0.0, 2 * _SCALE, 0.0, 2 * _SCALE * _CUBIC))
+    return x * sigmoid(twice)  # (1 + tanh u)/2 = sigmoid 2u
 
 
 def _gelu_forward(xp: Any, x: Any, *, keep: bool) -> tuple[Any, Any]:

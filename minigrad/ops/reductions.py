@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, cast
 
@@ -11,6 +11,7 @@ from minigrad import backend, operation
 from minigrad.backend_special import is_half, widened
 from minigrad.graph import state
 from minigrad.operation import general, linear
+from minigrad.ops.blocks import blocks
 from minigrad.ops.elementwise import divide, exp, isfinite, log, where
 from minigrad.ops.shape import _place as place
 from minigrad.ops.shape import astype, reshape
@@ -125,9 +126,15 @@ def logsumexp(x: Any, /, *, axis: Axes = None, keepdims: bool = False) -> Tensor
 
 def _pull_softmax(xp: Any, v: Any, needs: Any, out: Any, axis: int) -> tuple[Any]:
     v, out = widened(v), widened(out)
-    last = axis in (-1, out.ndim - 1)
-    along = xp.vecdot(v, out)[..., None] if last else xp.sum(v * out, axis=axis, keepdims=True)
-    return (out * (v - along),)
+    if axis not in (-1, out.ndim - 1):
+        return (out * (v - xp.sum(v * out, axis=axis, keepdims=True)),)
+    if isinstance(v, Tensor) or not xp.in_place:
+        return (out * (v - xp.vecdot(v, out)[..., None]),)
+    made = xp.empty(out.shape, dtype=out.dtype)
+    for g, p, d in _lines_in_blocks(xp, v, out, made):
+        xp.subtract(g, xp.vecdot(g, p)[:, None], out=d)
+        d *= p
+    return (made,)
 
 
 def _push_softmax(xp: Any, tangents: Any, out: Any, axis: int) -> Any:
@@ -139,10 +146,24 @@ def _softmax(xp: Any, x: Any, /, *, axis: int) -> Any:
     """eˣ / Σ eˣ. Its own rule saves the result only: half the time and memory of its composition."""
     if is_half(x.dtype):
         return _softmax.operation.forward(xp, widened(x), axis=axis).astype(x.dtype)  # type: ignore[attr-defined]
+    if axis in (-1, x.ndim - 1) and xp.in_place:
+        out = xp.empty(x.shape, dtype=x.dtype)
+        for r, y in _lines_in_blocks(xp, x, out):
+            xp.subtract(r, xp.max(r, axis=-1, keepdims=True), out=y)
+            xp.exp(y, out=y)
+            y /= xp.sum(y, axis=-1, keepdims=True)
+        return out
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     out = xp.exp(shifted, out=shifted) if xp.in_place else xp.exp(shifted)
     out /= xp.sum(out, axis=axis, keepdims=True)
     return out
+
+
+def _lines_in_blocks(xp: Any, *arrays: Any) -> Iterator[tuple[Any, ...]]:
+    """The same rows of arrays of one shape, as matrices, a block after the other."""
+    width = arrays[0].shape[-1]
+    rows = [xp.reshape(array, (math.prod(array.shape[:-1]), width)) for array in arrays]
+    return (tuple([array[block] for array in rows]) for block in blocks(xp, rows[0].shape[0], width))
 
 
 def softmax(x: Any, /, *, axis: int = -1) -> Tensor:

@@ -139,7 +139,7 @@ def _push_concat(xp: Any, tangents: Any, arrays_shape: Any, axis: int) -> Any:
 def _zero(xp: Any, parts: Any) -> Any:
     """A 0-d zero in the dtype and at the place of the first part that is there."""
     given = next(part for part in parts if part is not None)
-    return xp.sum(xp.reshape(given, (-1,))[:0])
+    return xp.sum(xp.reshape(given, (1, *given.shape))[:0])  # a view, however its entries lie
 
 
 @general(pull=_pull_concat, push=_push_concat)
@@ -190,7 +190,12 @@ def _pull_cut(
         xp.broadcast_to(zero, shape) if part is None else xp.reshape(part, shape)
         for part, shape in zip(v, shapes, strict=True)
     ]
-    return (xp.concat(parts, axis=axis),)
+    if isinstance(zero, Tensor):
+        return (xp.concat(parts, axis=axis),)
+    made = xp.empty(x_shape, dtype=zero.dtype)  # whose entries lie in order, as those of concat need not
+    for place, part in zip(_parts(made, axis, sizes, False), parts, strict=True):
+        place[...] = part
+    return (made,)
 
 
 def _push_cut(xp: Any, tangents: Any, axis: int, sizes: Any, dropped: bool) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.fused import fused
-from minigrad.ops.nonlinear import blocks
+from minigrad.ops.blocks import blocks
 from minigrad.rules import OPERATIONS
 from minigrad.tensor import Tensor
 

@@ -161,6 +161,14 @@ EXAMPLES: dict[str, list[Example]] = {
     "power": binary(elementwise._power, np.power, positive=True),
     "inverse_root": unary(elementwise._inverse_root, lambda x: x**-0.5, positive=True),
     "inverse_square": unary(elementwise._inverse_square, lambda x: x**-2.0),
+    "polynomial": [
+        example
+        for c in ((0.5, -1.0, 0.0, 2.0), (0.0, 3.0), (2.0,), ())
+        for example in unary(
+            lambda x, c=c: mg.polynomial(x, coefficients=c),
+            lambda x, c=c: np.polynomial.polynomial.polyval(x, c or (0.0,)),
+        )
+    ],
     "exp": unary(mg.exp, np.exp),
     "expm1": unary(mg.expm1, np.expm1),
     "log": unary(mg.log, np.log, positive=True),

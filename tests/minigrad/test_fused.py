@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import Fused
-from minigrad.ops import attention, nonlinear
+from minigrad.ops import attention, blocks
 from minigrad.testing import arrays, check_gradients, shapes
 from tests.minigrad.examples import DECLARED, spread
 from tests.minigrad.examples_fused import TARGETS, attend
@@ -126,8 +126,8 @@ def test_attention_computes_scores_again_beyond_the_limit(causal: bool) -> None:
     x = mg.tensor(q, requires_grad=True)
     node = mg.scaled_dot_product_attention(x, k, v).node
     assert node is not None
-    _, (_, (exponentials, tops, totals)) = node.saved
-    assert exponentials is None
+    _, (_, (probabilities, tops, totals)) = node.saved
+    assert probabilities is None
     assert tops.size == totals.size == 5
 
 
@@ -140,7 +140,7 @@ def test_attention_with_a_scale_and_a_single_query() -> None:
 @pytest.mark.parametrize("block", [1, 5, 7])
 def test_blocks_of_any_size_give_the_same(block: int) -> None:
     x, w, b = spread(6, 3), spread(3), spread(3)
-    with mock.patch.object(nonlinear, "BLOCK", block):
+    with mock.patch.object(blocks, "BLOCK", block):
         same(mg.layer_norm, x, w, b)
         same(lambda x: mg.gelu(x, approximate="tanh"), x)
 
