@@ -105,6 +105,12 @@ ELEMENTWISE = [
         "positive",
         SCIPY,
     ),
+    Row(
+        "polynomial",
+        lambda x: mg.polynomial(x, coefficients=(1.0, -0.5, 0.0, 0.25)),
+        lambda x: 1.0 + x * (-0.5 + 0.25 * x * x),
+        (FLAT,),
+    ),
     Row("clip", lambda x: mg.clip(x, -1.0, 1.0), lambda x: torch.clip(x, -1.0, 1.0), (FLAT,)),
     Row("where", lambda x, y: mg.where(MASK, x, y), lambda x, y: torch.where(HIDDEN, x, y), (FLAT, FLAT)),
     Row("masked_fill", lambda x: mg.masked_fill(x, MASK, 0.0), lambda x: x.masked_fill(HIDDEN, 0.0), (FLAT,)),
