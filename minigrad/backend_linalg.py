@@ -7,14 +7,18 @@ raises MatrixError on the host; on a GPU nothing is looked at, and the result is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy
 import scipy.linalg
+from scipy.linalg import blas
 
 from minigrad.errors import MatrixError
 from minigrad.meter import state
+
+Adding = Callable[[Any, Any, Any], None]
 
 
 class LinearAlgebra:
@@ -29,6 +33,22 @@ class LinearAlgebra:
         except numpy.linalg.LinAlgError as error:
             shapes = " and ".join(str(array.shape) for array in arrays)
             raise MatrixError(f"{name} of shape {shapes}: {error}") from error
+
+    def product(self, dtype: Any) -> Any:
+        """`matmul` for arrays of this dtype."""
+        xp: Any = self
+        return xp.matmul
+
+    def adding(self, dtype: Any, samples: int) -> Adding:
+        """What adds v xᵀ to `out` in place, for matrices v (m, samples), x (n, samples) and out (m, n) of a
+        dtype.
+        """
+        xp: Any = self
+
+        def add(v: Any, x: Any, out: Any) -> None:
+            out += xp.matmul(v, x.T)
+
+        return add
 
     def inv(self, x: Any) -> Any:
         return self.linalg("inv", x)
@@ -83,8 +103,49 @@ class LinearAlgebra:
         return xp.matmul(u * others, vh)
 
 
+FEW = 256
+_PRODUCTS = {"f": blas.sgemm, "d": blas.dgemm}
+
+
+@cache
+def _get_along() -> bool:
+    """Whether SciPy's BLAS can be called between NumPy's, as threads were set before the first product: those
+    of two libraries that wait for their next one take the cores from each other.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    pools = ThreadpoolController().select(user_api="blas").lib_controllers
+    return len(pools) < 2 or any(pool.num_threads == 1 for pool in pools)
+
+
 class HostLinearAlgebra(LinearAlgebra):
     """What is faster where values can be looked at."""
+
+    def product(self, dtype: Any) -> Any:
+        """Nothing stands in front of NumPy's own function (or MKL's) where its result has that dtype."""
+        if dtype.kind != "f":
+            return super().product(dtype)
+        return vars(self).get("matmul", numpy.matmul)
+
+    def adding(self, dtype: Any, samples: int) -> Adding:
+        """Of few samples, where adding is a large part of the work: by BLAS, which adds as it multiplies.
+
+        NumPy has no name for that, so it takes a product, and a pass over it and `out`.
+        """
+        gemm = _PRODUCTS.get(dtype.char)
+        if gemm is None or not 0 < samples <= FEW or not _get_along():
+            return super().adding(dtype, samples)
+
+        def add(v: Any, x: Any, out: Any) -> None:
+            if not out.size:
+                return
+            across, down = x.flags.c_contiguous, not v.flags.c_contiguous
+            turned = out.T  # BLAS wants columns one after the other: of outᵀ += x vᵀ all are such views
+            sums = gemm(1.0, x.T if across else x, v if down else v.T, 1.0, turned, across, down, 1)
+            if sums is not turned:  # entries of `out` lie apart
+                turned[...] = sums
+
+        return add
 
     def solve_triangular(self, a: Any, b: Any, *, upper: bool) -> Any:
         if a.ndim > 2 or b.ndim > 2 or not b.size:  # stacks, in one call

@@ -15,7 +15,7 @@ import numpy
 from minigrad.backend import Array, host
 from minigrad.errors import UsageError
 
-SMALL = 1 << 15  # multiplications: below that, calling a library costs more than it saves
+SMALL = 1 << 21  # multiplications: below that, a call from Python costs more than it saves
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # from cblas.h
 SEQUENTIAL, REPRODUCIBLE = 1, 2  # from mkl_service.h: one thread; the same bits wherever an array lies
 THREADS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")

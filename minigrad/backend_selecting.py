@@ -26,6 +26,10 @@ class Selecting:
         xp: Any = self
         return xp.where(mask, v, xp.zeros((), dtype=v.dtype))
 
+    def mask(self, v: Array, mask: Array) -> Array:
+        """The same of an array of the mask's shape that nobody needs any more: perhaps in its memory."""
+        return self.masked(v, mask)
+
     def argpartition(self, x: Array, kth: int, *, axis: int) -> Array:
         """Places that bring the entry of rank `kth` to its place, and smaller ones before it: a sort will
         do.
@@ -150,6 +154,14 @@ class HostSelecting(LibrarySelecting):
             bits *= mask
         return out
 
+    def mask(self, v: Array, mask: Array) -> Array:
+        kind = _BITS.get(v.dtype.itemsize)
+        if kind is None:
+            return super().mask(v, mask)
+        bits = v.view(kind)
+        numpy.multiply(bits, mask, out=bits)
+        return v
+
     def sum(self, x: Array, *, axis: Any = None, keepdims: Any = False, dtype: Any = None) -> Array:
         if dtype is None and is_half(x.dtype):
             return super().sum(x, axis=axis, keepdims=keepdims)
@@ -157,8 +169,14 @@ class HostSelecting(LibrarySelecting):
             made = _by_a_product(x, axis if isinstance(axis, tuple) else (axis,), keepdims)
             if made is not None:
                 return made
-        # `numpy.sum` would take twice as long to come to this.
+        # `numpy.sum` would take twice as long to come to this; so it is with `max` and `min`.
         return numpy.add.reduce(x, axis=axis, keepdims=keepdims, dtype=dtype)
+
+    def max(self, x: Array, *, axis: Any = None, keepdims: Any = False) -> Array:
+        return numpy.maximum.reduce(x, axis=axis, keepdims=keepdims)
+
+    def min(self, x: Array, *, axis: Any = None, keepdims: Any = False) -> Array:
+        return numpy.minimum.reduce(x, axis=axis, keepdims=keepdims)
 
     def polynomial(self, x: Array, *, coefficients: Sequence[float]) -> Array:
         """A block of x after the other: it stays in the cache for all powers."""

@@ -13,7 +13,7 @@ from minigrad.apply import pick_node
 from minigrad.errors import GraphError
 from minigrad.graph import Leaf, Node, mode, next_number, state
 from minigrad.ops.shape import alias
-from minigrad.rules import Operation
+from minigrad.rules import Operation, Pairs
 from minigrad.tensor import Tensor
 from minigrad.tree import flatten, rebuild
 from minigrad.walk import _walk, gather, push
@@ -121,21 +121,23 @@ class Checkpoint(Operation):
         return arrays, run
 
     def pull_node(
-        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
-    ) -> Sequence[Any]:
-        start, roots, edges = self._again(node, lifted)
+        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool, once: Any = ()
+    ) -> Pairs:
+        start, roots, inner = self._again(node, lifted)
         cotangents: dict[Node, Any] = {}
         for index, root in enumerate(roots):
             part = v.get(index)
             if part is not None:
                 cotangents[root] = part if root not in cotangents else cotangents[root] + part
-        leaves = [edge for edge in edges if edge is not None and edge.operation is None]
+        leaves = [edge for edge in inner if edge is not None and edge.operation is None]
         collected: dict[Node, Any] = dict.fromkeys(leaves)
         # Older nodes are not walked through: what arrives there stays in `cotangents`, for the outer walk.
         with mode(recording=lifted):
             _walk(gather(roots, start), cotangents, collected, lifted, lifted)
         found = {**cotangents, **collected}
-        return [found.pop(edge, None) if edge is not None else None for edge in edges]
+        return [
+            (edge, found.pop(own, None)) for edge, own in zip(edges, inner, strict=True) if own is not None
+        ]
 
     def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
         _, roots, edges = self._again(node, lifted)

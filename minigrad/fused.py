@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, ParamSpec
 
 from minigrad import backend
@@ -17,7 +19,7 @@ from minigrad.backend import Array
 from minigrad.graph import Leaf, Node, moving, next_number, state
 from minigrad.mutation import overwritten
 from minigrad.operation import dressed
-from minigrad.rules import Operation
+from minigrad.rules import Operation, Pairs
 from minigrad.tensor import Tensor
 
 P = ParamSpec("P")
@@ -47,28 +49,35 @@ class Fused(Operation):
         self.rules = None
         self.composition, self.fast_forward, self.fast_pull = composition, forward, pull
         self.is_told = "keep" in inspect.signature(forward).parameters
+        self.backwards = inspect.isgeneratorfunction(pull)
 
     def pull_node(
-        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
-    ) -> Sequence[Any]:
+        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool, once: Any = ()
+    ) -> Pairs:
         arrays, kept = node.saved
-        needs = tuple(map(bool, edges))
         if not lifted:
-            into: list[Array | None] = [None] * len(needs)
+            if self.backwards:
+                open_leaf = partial(_open, once)
+                found = self.fast_pull(xp, v, edges, arrays, kept, open_leaf, **node.parameters)
+                return ((edges[index], g) for index, g in found)
+            into: list[Array | None] = [None] * len(edges)
             for index, edge in enumerate(edges):
                 if isinstance(edge, Leaf) and not edge.filled:
                     buffer = into[index] = edge.lend()
                     if buffer is not None:
                         overwritten(edge)
-            return self.fast_pull(xp, v, needs, arrays, kept, into, **node.parameters)
+            needs = tuple(map(bool, edges))
+            return zip(
+                edges, self.fast_pull(xp, v, needs, arrays, kept, into, **node.parameters), strict=False
+            )
         from minigrad.transforms import vjp
 
-        chosen = [i for i, need in enumerate(needs) if need]
+        chosen = [i for i, edge in enumerate(edges) if edge is not None]
         _, transposed = vjp(
             self._partial(node, chosen), *(Tensor.of(arrays[i], node.inputs[i]) for i in chosen)
         )
         cotangents = dict(zip(chosen, transposed(v), strict=True))
-        return [cotangents.get(i) for i in range(len(needs))]
+        return [(edges[i], g) for i, g in cotangents.items()]
 
     def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
         from minigrad.transforms import jvp
@@ -95,30 +104,44 @@ class Fused(Operation):
         return of_chosen
 
 
+def _open(once: Any, edge: Node) -> Leaf | None:
+    """An edge that is a leaf with a buffer, into which all of this walk's gradient may be written, or added
+    where it is filled. Whoever has done so settles it.
+    """
+    if type(edge) is not Leaf or edge.lent or edge not in once:
+        return None
+    if edge.buffer is None and edge.target() is None:
+        return None
+    edge.lent = True
+    if edge.shown:
+        overwritten(edge)
+    return edge
+
+
+_data_of, _node_of, _dtype_of = attrgetter("data"), attrgetter("node"), attrgetter("dtype")
+
+
+def _array(x: Any) -> Array | None:
+    return x.data if isinstance(x, Tensor) else None if x is None else backend.asarray(x)
+
+
 def calling(operation: Fused) -> Callable[..., Tensor]:
     """The function that users call: the fast path where it can be taken, otherwise the composition."""
     forward, defaults, namespaces = operation.fast_forward, operation.defaults, backend._namespaces
     is_told = operation.is_told
 
     def public(*inputs: Any, **parameters: Any) -> Tensor:
-        arrays: list[Array | None] = []
-        nodes: list[Node | None] = []
-        dtype, mixed = None, False
-        for x in inputs:
-            if isinstance(x, Tensor):
-                a, node = x.data, x.node
-            else:
-                a, node = None if x is None else backend.asarray(x), None
-            arrays.append(a)
-            nodes.append(node)
-            if a is not None and a.dtype is not dtype and a.dtype.kind in "fV":
-                mixed = dtype is not None and (mixed or a.dtype != dtype)
-                dtype = a.dtype
+        try:
+            nodes, arrays = tuple(map(_node_of, inputs)), tuple(map(_data_of, inputs))
+            dtypes = [*map(_dtype_of, arrays)]
+            alike = dtypes[0].kind in "fV" and dtypes.count(dtypes[0]) == len(dtypes)
+        except AttributeError:  # they are not all Tensors
+            nodes, arrays = tuple([getattr(x, "node", None) for x in inputs]), tuple(map(_array, inputs))
+            alike = False
         xp = namespaces.get(type(arrays[0])) or backend.namespace(arrays[0])
         ordinary = state.ordinary
         if (
-            mixed
-            or dtype is None
+            not (alike or len({a.dtype for a in arrays if a is not None and a.dtype.kind in "fV"}) == 1)
             or not (state.fused and xp.in_place)
             or not (ordinary or not state.streaming or not any(map(moving, nodes)))
         ):
@@ -137,8 +160,8 @@ def calling(operation: Fused) -> Callable[..., Tensor]:
         result.data, result.node = out, None
         if keep:
             new = result.node = _new(Node)
-            new.operation, new.inputs, new.parameters = operation, tuple(nodes), parameters
-            new.saved = (tuple(arrays), kept)
+            new.operation, new.inputs, new.parameters = operation, nodes, parameters
+            new.saved = (arrays, kept)
             new.shape, new.dtype, new.number = out.shape, out.dtype, next_number()
         return result
 
@@ -154,6 +177,11 @@ def fused(
     **parameters)` wants kept; one that names `keep` among its keywords is told there whether a pull can
     follow. `pull` returns a cotangent for each input, None where `needs` is false. Where `into` holds an
     array for an input, its cotangent may be written there.
+
+    A `pull` that is a generator yields pairs, the number of an input and its cotangent, as soon as this is
+    final, so that it can be sent while others are computed. Its `needs` are the edges, and `into(edge)` is a
+    leaf into whose `buffer` the cotangent may be written, or added where it is `filled` (else None). Whoever
+    does so calls the leaf's `settle()` and yields nothing.
     """
 
     def declare(composition: Callable[P, Any]) -> Callable[P, Any]:

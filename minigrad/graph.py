@@ -152,6 +152,18 @@ class Leaf(Node):
         self.lent = True
         return self.buffer
 
+    def forget(self) -> None:
+        """Let the next walk begin anew; it overwrites a given buffer."""
+        self.gradient, self.filled = None, False
+
+    def settle(self) -> None:
+        """The gradient is final: run the hooks."""
+        if self.buffer is not None:
+            self.filled, self.lent = True, False
+        if self.hooks:
+            for hook in [*self.hooks]:  # a hook may remove itself
+                hook()
+
 
 class Dual(Node):
     """Where a streamed forward derivative is now: the tangent of one tensor, and no history."""

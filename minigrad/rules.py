@@ -13,6 +13,7 @@ from minigrad.errors import DTypeError, IndexRangeError, MinigradError, ShapeErr
 from minigrad.graph import Node
 
 Rule = Callable[..., Any]
+Pairs = Iterable[tuple[Node | None, Any]]
 
 OPERATIONS: dict[str, Operation] = {}
 """Every declared operation by name; the test suite sweeps over all of them."""
@@ -94,16 +95,16 @@ class Operation:
         return getattr(values[self.inputs.index(base)], what)
 
     def pull_node(
-        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool
-    ) -> Sequence[Any]:
-        """The cotangents of all inputs from what a node saved, in the general form or when lifted; None
-        where `edges` holds None.
+        self, xp: Any, v: Any, edges: Sequence[Node | None], node: Node, lifted: bool, once: Any = ()
+    ) -> Pairs:
+        """Pairs of edges and their cotangents (or None) from what a node saved, in the general form or when
+        lifted. Leaves of `once` get no other in this walk.
         """
         from minigrad.lifted import lift
 
         if self.rules is not None:
             return [
-                None if edge is None else rule(xp, v, *lift(node, index))  # type: ignore[misc]
+                (edge, None if edge is None else rule(xp, v, *lift(node, index)))  # type: ignore[misc]
                 for index, (edge, rule) in enumerate(zip(edges, self.rules, strict=True))
             ]
         if self.several_outputs:
@@ -111,7 +112,9 @@ class Operation:
         assert self.pull is not None
         values = dict(zip(self.wanted[0], lift(node, 0) if lifted else node.saved, strict=True))
         needs = tuple(edge is not None for edge in edges)
-        return self.pull(xp, v, needs, **{name: values[name] for name in self.pull_names})
+        return zip(
+            edges, self.pull(xp, v, needs, **{name: values[name] for name in self.pull_names}), strict=True
+        )
 
     def push_node(self, xp: Any, tangents: Sequence[Any], node: Node, lifted: bool) -> Any:
         """Apply the `push` rule of the general form. A tangent has the dtype of the result."""

@@ -201,7 +201,7 @@ class Tensor(Operators, Interop):
     def grad(self, value: Tensor | None) -> None:
         leaf = self._leaf()
         if value is None:
-            leaf.gradient, leaf.filled = None, False
+            leaf.forget()
         elif not isinstance(value, Tensor):
             raise DTypeError(
                 f"a gradient is a tensor, or None, not {type(value).__name__}; use mg.tensor(...)"
@@ -269,16 +269,14 @@ class Tensor(Operators, Interop):
         them, which `mg.gradients(..., create_graph=True)` avoids. Raises GraphError if there is no graph, or
         it was used up.
         """
-        from minigrad.walk import pull, seed
-
         if self.node is None:
             raise GraphError(
                 "this tensor has no graph to walk: nothing it was computed from requires a gradient"
             )
-        start: Any = seed(self, cotangent)
+        start: Any = minigrad.walk.seed(self, cotangent)
         if create_graph:
             start = cotangent if isinstance(cotangent, Tensor) else Tensor.of(start)
-        pull([self.node], [start], lifted=create_graph, retain=retain_graph)
+        minigrad.walk.pull([self.node], [start], lifted=create_graph, retain=retain_graph)
 
     # ----- Values in place -----
 

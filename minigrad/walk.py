@@ -35,11 +35,11 @@ def gather(roots: Iterable[Node], floor: int = 0, once: dict[Node, float] | None
     found = list(turn)
     leaves = turn if once is None else once
     for node in found:  # which grows meanwhile
+        place = node.number - 0.5
         for edge in node.inputs:
             if edge is None:
                 continue
             if edge.operation is None:
-                place = node.number - 0.5
                 if edge not in leaves and edge not in turn:
                     leaves[edge] = place
                 else:
@@ -184,12 +184,18 @@ def _walk(
             kind = type(v)
             xp = backend.namespace(next(iter(v.values())) if kind is dict else v)
         rules = None if lifted else operation.rules
-        parts = operation.pull_node(xp, v, edges, node, lifted) if rules is None and any(edges) else ()
-        for index, edge in enumerate(edges):
-            if edge is None:
-                continue
-            g = parts[index] if rules is None else rules[index](xp, v, *node.saved[index])  # type: ignore[misc]
-            if g is None:
+        if rules is None:
+            pairs = operation.pull_node(xp, v, edges, node, lifted, once) if any(edges) else ()
+        else:
+            pairs = [
+                (edge, rules[index](xp, v, *node.saved[index]))  # type: ignore[misc]
+                for index, edge in enumerate(edges)
+                if edge is not None
+            ]
+        if not retain and (later is None or node not in later.waiting):
+            node.saved = None
+        for edge, g in pairs:
+            if edge is None or g is None:
                 continue
             if g.shape != edge.shape:
                 g = unbroadcast(xp, g, edge.shape, operation)
@@ -205,8 +211,6 @@ def _walk(
             elif edge.operation is None and not lifted:
                 g = _owned(g, v, operation, edge)
             cotangents[edge] = g
-        if not retain and (later is None or node not in later.waiting):
-            node.saved = None
 
 
 def _may_be_held(g: Any, v: Any, operation: Operation) -> bool:
@@ -241,7 +245,6 @@ def deliver(leaf: Leaf, gradient: Any) -> None:
             buffer += gradient
         elif gradient is not buffer:
             buffer[...] = gradient
-        leaf.filled, leaf.lent = True, False
         if leaf.shown:
             mutation.overwritten(leaf)
     elif not isinstance(gradient, Tensor):
@@ -249,9 +252,7 @@ def deliver(leaf: Leaf, gradient: Any) -> None:
         leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)
     else:
         leaf.gradient = gradient if leaf.gradient is None else leaf.gradient + gradient
-    if leaf.hooks:
-        for hook in list(leaf.hooks):  # a hook may remove itself
-            hook()
+    leaf.settle()
 
 
 def _without_graph(gradient: Tensor) -> Array:

@@ -70,11 +70,8 @@ def classifier(module: nn.Module, workload: MLP | Convnet | LSTM | ViT) -> Step:
 
 
 def perceptron(workload: MLP) -> nn.Module:
-    """Linear layers with relu between them, with the workload's first parameters."""
-    modules: list[nn.Module] = []
-    for inputs, outputs in zip(workload.widths[:-1], workload.widths[1:], strict=True):
-        modules += [nn.Linear(inputs, outputs), nn.ReLU()]
-    module = nn.Sequential(*modules[:-1])
+    """nn.models.MLP with the workload's first parameters."""
+    module = models.MLP(workload.widths)
     fill(module, workload.parameters())
     return module
 

@@ -79,6 +79,7 @@ from minigrad.ops.linear import linear
 from minigrad.ops.matrices import *  # noqa: F403
 from minigrad.ops.nonlinear import cross_entropy, gelu, layer_norm
 from minigrad.ops.norms import *  # noqa: F403
+from minigrad.ops.perceptron import perceptron
 from minigrad.ops.pooling import *  # noqa: F403
 from minigrad.ops.products import *  # noqa: F403
 from minigrad.ops.rearranging import *  # noqa: F403
@@ -155,6 +156,7 @@ __all__ = [
     "not_equal",
     "ones",
     "ones_like",
+    "perceptron",
     "permute_dims",
     "polynomial",
     "pow",

@@ -19,12 +19,12 @@ _kept: dict[Any, Any] = {}
 def _forward(xp: Any, x: Any, weight: Any, bias: Any) -> tuple[Any, None]:
     shape, taken = x.shape, weight.shape
     if shape[-1:] != taken[1:] or (bias is not None and bias.shape != taken[:1]):
-        raise _misfit(x, weight, bias)
+        raise misfit(x, weight, bias)
     if len(shape) != 2:
         x = x.reshape(math.prod(shape[:-1]), shape[-1])
     out = xp.matmul(x, weight.T)
     if bias is not None:
-        out = xp.add(out, bias, out=out) if bias.dtype == out.dtype else out + bias
+        xp.add(out, bias, out=out)
     return out if len(shape) == 2 else out.reshape(*shape[:-1], taken[0]), None
 
 
@@ -44,7 +44,7 @@ def _pull(xp: Any, v: Any, needs: Any, arrays: Any, kept: None, into: Any) -> li
     return [dx, dw, column_sums(xp, v, into[2]) if needs[2] else None]
 
 
-def _misfit(x: Any, weight: Any, bias: Any) -> ShapeError:
+def misfit(x: Any, weight: Any, bias: Any) -> ShapeError:
     """The error for what does not fit."""
     if not x.shape:
         return ShapeError(f"linear: expected (..., {weight.shape[-1]}), got a number, of shape ()")
@@ -84,7 +84,7 @@ def row_of_ones(xp: Any, count: int, dtype: Any) -> Any:
 @fused(forward=_forward, pull=_pull)
 def _linear(x: Any, weight: Any, bias: Any, /) -> Tensor:
     if x.shape[-1:] != weight.shape[1:] or (bias is not None and bias.shape != weight.shape[:1]):
-        raise _misfit(x, weight, bias)
+        raise misfit(x, weight, bias)
     out = matmul(x, matrix_transpose(weight))
     return out if bias is None else out + bias
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.backend import asarray, constant, host, namespace
+from minigrad.backend import asarray, constant, host, int32, int64, namespace, uint32, uint64
 from minigrad.backend_special import is_half, widened
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.fused import fused
@@ -218,7 +218,7 @@ def gelu(x: Any, /, *, approximate: str = "none") -> Tensor:
 
 
 def _cross_entropy_forward(
-    xp: Any, logits: Any, targets: Any, counted: Any, *, reduction: str
+    xp: Any, logits: Any, targets: Any, counted: Any = None, *, reduction: str
 ) -> tuple[Any, Any]:
     if is_half(logits.dtype):
         losses, kept = _cross_entropy_forward(xp, widened(logits), targets, counted, reduction=reduction)
@@ -235,11 +235,12 @@ def _cross_entropy_forward(
         losses = xp.where(counted, losses, xp.zeros_like(losses))
     total += top
     if reduction == "none":
-        return losses, (total, rows)
-    loss = xp.sum(losses)
+        return losses, (total, rows, None)
+    loss, count = xp.sum(losses), None
     if reduction == "mean":
-        loss = loss / _count(xp, losses, counted)
-    return xp.asarray(loss), (total, rows)
+        count = _count(xp, losses, counted)
+        loss = loss / count
+    return xp.asarray(loss), (total, rows, count)
 
 
 def _count(xp: Any, losses: Any, counted: Any) -> Any:
@@ -252,12 +253,12 @@ def _count(xp: Any, losses: Any, counted: Any) -> Any:
 def _cross_entropy_pull(
     xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, reduction: str
 ) -> list[Any]:
-    (logits, targets, counted), (log_total, rows) = arrays, kept
+    (logits, targets, *masks), (log_total, rows, count) = arrays, kept
     logits, v = widened(logits), widened(v)
-    if reduction == "mean":
-        v = v / _count(xp, log_total, counted)
-    if counted is not None:
-        v = xp.masked(v, counted)
+    if count is not None:
+        v = v / count
+    if masks and masks[0] is not None:
+        v = xp.masked(v, masks[0])
     column = v[:, None] if v.shape else v  # of all rows, or of each
     if xp.kernels is not None:
         gradient = xp.kernels.softmax_pull(column, logits, log_total)
@@ -306,7 +307,13 @@ def _which_count(labels: Any, classes: int, ignore_index: int) -> tuple[Any, Any
 def _all_classes(xp: Any, labels: Any, classes: int) -> bool:
     if xp is not host:
         return xp.name == "shapes"  # what has no values is counted as the usual case
-    return not labels.size or bool(labels.min() >= 0 and labels.max() < classes)
+    unsigned = _UNSIGNED.get(labels.dtype)
+    if unsigned is not None:  # negative ones are large
+        return not labels.size or bool(xp.max(labels.view(unsigned)) < classes)
+    return not labels.size or bool(xp.min(labels) >= 0 and xp.max(labels) < classes)
+
+
+_UNSIGNED = {int64: uint64, int32: uint32}
 
 
 def cross_entropy(
@@ -330,5 +337,6 @@ def cross_entropy(
     if len(shape) != 1:
         logits, labels = logits.reshape(labels.size, expected[-1]), labels.reshape(labels.size)
     labels, counted = _which_count(labels, expected[-1], ignore_index)
-    losses = _cross_entropy(logits, labels, counted, reduction=reduction)
+    counts = () if counted is None else (Tensor.of(counted),)
+    losses = _cross_entropy(logits, Tensor.of(labels), *counts, reduction=reduction)
     return losses if reduction != "none" or len(shape) == 1 else losses.reshape(shape)

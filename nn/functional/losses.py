@@ -71,7 +71,8 @@ def cross_entropy(
         raise UsageError(f"cross_entropy: label_smoothing lies between 0 and 1, got {label_smoothing}")
     if not (isinstance(target, Tensor) or type(target) is type(x.data) is np.ndarray):
         target = Tensor(target, device=x.device)
-    x = _classes_last(x)
+    if x.data.ndim > 2:
+        x = _classes_last(x)
     if weight is None and not label_smoothing and target.dtype.kind not in "fV":
         return ops.cross_entropy(x, target, ignore_index=ignore_index, reduction=reduction)
     target = target if isinstance(target, Tensor) else Tensor(target)

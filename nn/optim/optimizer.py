@@ -151,20 +151,16 @@ class Optimizer(SavedState):
         """Where the gradients are, each with a buffer; None for what requires none now."""
         if not self._views:
             self._lay_out()
-        leaves: list[Leaf | None] = []
-        homeless = []
-        for p, view in zip(self.parameters, self._views, strict=True):
-            leaf = p.node
-            if p.data is not view:
-                raise UsageError(
-                    f"parameter {len(leaves)} left this optimizer's array: it was moved with .to(...), or "
-                    "given to another optimizer; build one optimizer, after moving"
-                )
-            if not isinstance(leaf, Leaf):
-                leaf = None
-            elif leaf.buffer is None:
-                homeless.append(p)
-            leaves.append(leaf)
+        here = [p.data is view for p, view in zip(self.parameters, self._views, strict=True)]
+        if not all(here):
+            raise UsageError(
+                f"parameter {here.index(False)} left this optimizer's array: it was moved with .to(...), or "
+                "given to another optimizer; build one optimizer, after moving"
+            )
+        leaves = [p.node if isinstance(p.node, Leaf) else None for p in self.parameters]
+        homeless = [
+            p for p, leaf in zip(self.parameters, leaves, strict=True) if leaf and leaf.buffer is None
+        ]
         if homeless:
             self._give_buffers(homeless)
         return leaves
@@ -185,8 +181,8 @@ class Optimizer(SavedState):
             return
         if self._shards is None:
             for p in self.parameters:
-                if p.requires_grad:
-                    p.zero_grad()
+                if isinstance(p.node, Leaf):
+                    p.node.forget()
             return
         for shard in self._shards:
             shard.filled = False

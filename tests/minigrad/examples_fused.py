@@ -11,6 +11,7 @@ import scipy.special
 import minigrad as mg
 from minigrad.ops import nonlinear
 from minigrad.ops.linear import _linear
+from minigrad.ops.perceptron import perceptron
 from tests.minigrad.examples import INTEGER_INDEX, Example, beside, one, spread, unary
 
 
@@ -73,6 +74,13 @@ def attention_examples(causal: bool) -> list[Example]:
     ]
 
 
+def layer_by_layer(x: np.ndarray, layers: Any, rectified: Any) -> np.ndarray:
+    for weight, bias, positive in zip(layers[::2], layers[1::2], rectified, strict=True):
+        x = x @ weight.T + bias
+        x = np.maximum(x, 0) if positive else x
+    return x
+
+
 TARGETS = np.array([1, 0, -100, 2])
 
 EXAMPLES: dict[str, list[Example]] = {
@@ -86,6 +94,22 @@ EXAMPLES: dict[str, list[Example]] = {
         for s in [(2, 3), (3,), (2, 2, 3), (0, 3)]
     ]
     + [Example(lambda x, w: _linear(x, w, None), (spread(2, 3), spread(4, 3)), lambda x, w: x @ w.T)],
+    "perceptron": [
+        Example(
+            lambda *inputs, r=rectified: perceptron(*inputs, rectified=r),
+            (spread(*s), spread(4, 3), spread(4), spread(2, 4), spread(2)),
+            lambda x, *layers, r=rectified: layer_by_layer(x, layers, r),
+        )
+        for s in [(2, 3), (3,), (2, 2, 3), (0, 3)]
+        for rectified in [(True, False), (False, True)]
+    ]
+    + [
+        Example(
+            lambda x, w, u: perceptron(x, w, None, u, None, rectified=(True, True)),
+            (spread(5, 3), spread(4, 3), spread(2, 4)),
+            lambda x, w, u: layer_by_layer(x, (w, 0.0, u, 0.0), (True, True)),
+        )
+    ],
     "layer_norm": [
         Example(mg.layer_norm, (spread(*s, 3), spread(3) + 1, spread(3)), normalise)
         for s in [(2,), (), (2, 2), (0,)]

@@ -53,7 +53,7 @@ def test_every_fused_operation_is_tested_here() -> None:
     fused = {name for name, operation in DECLARED.items() if isinstance(operation, Fused)}
     elsewhere = {"convolution", "max_cells", "max_pool"}  # in test_windows.py
     here = {"attention", "self_attention", "linear", "layer_norm", "gelu", "gelu_tanh", "cross_entropy"}
-    assert fused == here | elsewhere
+    assert fused == here | elsewhere | {"perceptron"}  # in test_perceptron.py
 
 
 @given(shapes(dimensions=3), st.integers(0, 4), st.integers(1, 4), masks(3), st.booleans(), st.data())

@@ -75,6 +75,10 @@ LARGE: dict[str, tuple[Any, Any]] = {
     "matmul": (mg.matmul, [(3, 64, 32), (32, 48)]),
     "einsum": (lambda x, y: mg.einsum("bij,bkj->bik", x, y), [(3, 16, 32), (3, 8, 32)]),
     "linear": (mg.linear, [(100, 64), (32, 64), (32,)]),
+    "perceptron": (
+        lambda x, w, b, u: mg.ops.perceptron(x, w, b, u, None, rectified=(True, False)),
+        [(100, 64), (32, 64), (32,), (48, 32)],
+    ),
     "attention": (mg.scaled_dot_product_attention, [(2, 2, 32, 8)] * 3),
     "attention that computes again": (mg.scaled_dot_product_attention, [(1, 1, 512, 8)] * 3),
     "self_attention": (lambda x: mg.self_attention(x, heads=4), [(2, 64, 96)]),
