@@ -235,12 +235,11 @@ def _cross_entropy_forward(
         losses = xp.where(counted, losses, xp.zeros_like(losses))
     total += top
     if reduction == "none":
-        return losses, (total, rows, None)
-    loss, count = xp.sum(losses), None
+        return losses, (total, rows)
+    loss = xp.sum(losses)
     if reduction == "mean":
-        count = _count(xp, losses, counted)
-        loss = loss / count
-    return xp.asarray(loss), (total, rows, count)
+        loss = loss / _count(xp, losses, counted)
+    return xp.asarray(loss), (total, rows)
 
 
 def _count(xp: Any, losses: Any, counted: Any) -> Any:
@@ -253,12 +252,13 @@ def _count(xp: Any, losses: Any, counted: Any) -> Any:
 def _cross_entropy_pull(
     xp: Any, v: Any, needs: Any, arrays: Any, kept: Any, into: Any, *, reduction: str
 ) -> list[Any]:
-    (logits, targets, *masks), (log_total, rows, count) = arrays, kept
+    (logits, targets, *masks), (log_total, rows) = arrays, kept
+    counted = masks[0] if masks else None
     logits, v = widened(logits), widened(v)
-    if count is not None:
-        v = v / count
-    if masks and masks[0] is not None:
-        v = xp.masked(v, masks[0])
+    if reduction == "mean":
+        v = v / _count(xp, log_total, counted)
+    if counted is not None:
+        v = xp.masked(v, counted)
     column = v[:, None] if v.shape else v  # of all rows, or of each
     if xp.kernels is not None:
         gradient = xp.kernels.softmax_pull(column, logits, log_total)
