@@ -184,17 +184,14 @@ def _walk(
             kind = type(v)
             xp = backend.namespace(next(iter(v.values())) if kind is dict else v)
         rules = None if lifted else operation.rules
-        if rules is None:
-            pairs = operation.pull_node(xp, v, edges, node, lifted, once) if any(edges) else ()
-        else:
-            pairs = [
-                (edge, rules[index](xp, v, *node.saved[index]))  # type: ignore[misc]
-                for index, edge in enumerate(edges)
-                if edge is not None
-            ]
+        pulls = rules is None and any(edges)
+        pairs: Any = operation.pull_node(xp, v, edges, node, lifted, once) if pulls else enumerate(edges)
+        saved: Any = None if pulls else node.saved
         if not retain and (later is None or node not in later.waiting):
             node.saved = None
         for edge, g in pairs:
+            if not pulls:  # an index and its edge
+                edge, g = g, None if g is None else rules[edge](xp, v, *saved[edge])  # type: ignore[index]
             if edge is None or g is None:
                 continue
             if g.shape != edge.shape:
@@ -204,13 +201,13 @@ def _walk(
             if isinstance(edge, Leaf) and edge in once:
                 deliver(edge, g if lifted or edge.buffer is not None else _owned(g, v, operation, edge))
                 continue
-            old = cotangents.get(edge)
-            if old is not None:
+            if (old := cotangents.get(edge)) is not None:
                 held = lifted or not xp.in_place or not g.shape or _may_be_held(g, v, operation)
                 g = old + g if held else xp.add(old, g, out=g)
             elif edge.operation is None and not lifted:
                 g = _owned(g, v, operation, edge)
             cotangents[edge] = g
+        saved = None
 
 
 def _may_be_held(g: Any, v: Any, operation: Operation) -> bool:
