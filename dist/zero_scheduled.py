@@ -65,7 +65,7 @@ class ScheduledParameters(ShardedParameters):
     def gather(self, stage: int) -> None:
         """Make the parameters of a stage whole, in memory of their own; of the first also the root."""
         start = time.perf_counter()
-        for unit in (self._units[stage], *([self.root] if self.root and not self._held else [])):
+        for unit in self._changing(stage):
             for part in unit.parts:
                 part.lie(self.memory(part))
                 self.world.all_gather(part.shard, part.flat, counts=part.bucket.counts, **self.how)
@@ -76,10 +76,14 @@ class ScheduledParameters(ShardedParameters):
     def let_go(self, stage: int) -> None:
         """Keep the shards of a stage only; after the last also of the root."""
         self._held.remove(stage)
-        for unit in (self._units[stage], *([self.root] if self.root and not self._held else [])):
+        for unit in self._changing(stage):
             unit.detach()
             for part in unit.parts:
                 part.lie(None)
+
+    def _changing(self, stage: int) -> list[Unit]:
+        """What comes or goes with a stage: its unit and, where no other stage is held, the root."""
+        return [self._units[stage], *([self.root] if self.root and not self._held else [])]
 
     def busy(self) -> bool:
         return bool(self._held)
