@@ -128,7 +128,15 @@ class Communicator(Refusals, ABC):
     def _enter(
         self, call: Call, array: Array | None, out: Array | None, purpose: Purpose, *, block: bool = True
     ) -> Request:
-        """Check and lend the arrays, compare and book the call, start it."""
+        """Check a collective and start it."""
+        return self._checked(call, array, out, purpose, block=block)()
+
+    def _checked(
+        self, call: Call, array: Array | None, out: Array | None, purpose: Purpose, *, block: bool = False
+    ) -> Callable[[], Request]:
+        """Check a collective. What this returns lends the arrays, compares and books the call, and starts it,
+        as often as it is called.
+        """
         if self.size == 1:
             call = replace(call, algorithm=LIBRARY)
         at_root = call.root in (-1, self.rank)
@@ -138,23 +146,27 @@ class Communicator(Refusals, ABC):
         for what, given, written in (("array", array, writes), ("out", out, True)):
             if given is not None:
                 self._check_array(call.verb, what, given, call.dtype, writes=written)
-        account = self._open(call.verb, purpose, call.algorithm)
-        give, take = self._lend(call, array, out, reads=reads, writes=writes)
-        if not block:
-            give = self._watched(call.verb, array, give, write=writes)
-            take = self._watched(call.verb, out, take, write=True)
-        number = self._collectives = self._collectives + 1
-        compared = self._compare(call, number, block=block)
-        if call.algorithm == LIBRARY:
-            account.book(
-                sent=give.buffer.nbytes if reads else 0,
-                received=take.buffer.nbytes + (give.buffer.nbytes if writes else 0),
-                counted="payload",
-            )
-            poll = self._collective(call, give.buffer, take.buffer)
-        else:
-            poll = self._own(call, number, give.buffer, take.buffer, account)
-        return Request(both(compared, poll), give.give_back, take.give_back, account.close)
+
+        def start() -> Request:
+            account = self._open(call.verb, purpose, call.algorithm)
+            give, take = self._lend(call, array, out, reads=reads, writes=writes)
+            if not block:
+                give = self._watched(call.verb, array, give, write=writes)
+                take = self._watched(call.verb, out, take, write=True)
+            number = self._collectives = self._collectives + 1
+            compared = self._compare(call, number, block=block)
+            if call.algorithm == LIBRARY:
+                account.book(
+                    sent=give.buffer.nbytes if reads else 0,
+                    received=take.buffer.nbytes + (give.buffer.nbytes if writes else 0),
+                    counted="payload",
+                )
+                poll = self._collective(call, give.buffer, take.buffer)
+            else:
+                poll = self._own(call, number, give.buffer, take.buffer, account)
+            return Request(both(compared, poll), give.give_back, take.give_back, account.close)
+
+        return start
 
     def _own(self, call: Call, number: int, array: Array, out: Array, account: Account) -> Poll:
         """Begin one of minigrad's own algorithms."""

@@ -1,6 +1,8 @@
 """What has to stay as it is while a model is wrapped, and fast ways to see that it does."""
 
 from collections.abc import Sequence
+from itertools import starmap
+from operator import is_
 
 from minigrad import mutation
 from minigrad.dist.verbs import Array
@@ -22,23 +24,23 @@ class Roster:
         self._look()
 
     def _look(self) -> None:
-        inside = [vars(module) for module in self.module.modules()]
-        self._counts = [(attributes, len(attributes)) for attributes in inside]
+        self._inside = [vars(module) for module in self.module.modules()]
+        self._counts = [*map(len, self._inside)]
         self._places = [
-            (attributes, name, value)
-            for attributes in inside
+            (attributes, name)
+            for attributes in self._inside
             for name, value in attributes.items()
             if isinstance(value, Parameter)
         ]
+        self._held = [attributes[name] for attributes, name in self._places]
 
     def check(self, where: str) -> None:
         """Raises UsageError if parameters came, went, were replaced or moved, or are trained no more."""
         for parameter, leaf in self._leaves:
             if parameter.node is not leaf:
                 self._refuse(where, parameter)
-        if all(len(attributes) == count for attributes, count in self._counts) and all(
-            attributes.get(name) is value for attributes, name, value in self._places
-        ):
+        alike = map(is_, starmap(dict.get, self._places), self._held)
+        if [*map(len, self._inside)] == self._counts and all(alike):
             return
         now = list(self.module.parameters())
         if list(map(id, now)) != list(map(id, self.parameters)):

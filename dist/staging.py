@@ -91,7 +91,7 @@ def lend(array: Array, *, read: bool, write: bool, direct: bool = False) -> Loan
     Host arrays are lent as flat views of themselves. Device arrays are staged, unless `direct` says that the
     communicator takes device memory: then only their stream is synchronised.
     """
-    device = next((device for device in DEVICES if device.owns(array)), None)
+    device = None if type(array) is np.ndarray else next((one for one in DEVICES if one.owns(array)), None)
     if device is None:
         return Loan(array.reshape(-1))
     device.synchronize(array)

@@ -11,7 +11,7 @@ ranks; the verbs that cut an array into one piece per rank count elements, in C 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -117,8 +117,19 @@ class World(Communicator):
         algorithm: str = LIBRARY,
     ) -> Request:
         """Begin an all_reduce; `array` must not be touched until the request is done."""
+        return self.persistent_all_reduce(array, operation=operation, purpose=purpose, algorithm=algorithm)()
+
+    def persistent_all_reduce(
+        self,
+        array: Array,
+        *,
+        operation: Operation = "sum",
+        purpose: Purpose = "control",
+        algorithm: str = LIBRARY,
+    ) -> Callable[[], Request]:
+        """Check an all_reduce that will be done more than once; each call of what this returns begins it."""
         call = self._call("all_reduce", array, operation=operation, algorithm=algorithm)
-        return self._enter(call, array, None, purpose, block=False)
+        return self._checked(call, array, None, purpose)
 
     # -------------------------------------------------------------------- one piece per rank
 

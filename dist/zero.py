@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minigrad import backend
 from minigrad.dist.memory import Meter
 from minigrad.dist.offload import Offload
@@ -297,7 +299,9 @@ class ZeRO(SavedZeRO):
         if self.replicas.size > 1:
             for gradient in gradients:
                 self.replicas.all_reduce(gradient, purpose="gradients", algorithm=self.algorithm)
-            used = self._gradients.agree(used, self.replicas)
+            flags = np.array(used, dtype=np.uint8)
+            self.replicas.all_reduce(flags, operation="max", purpose="control")
+            used = flags.astype(bool).tolist()
         norm, scale, skip = self._judge(gradients)
 
         def fill() -> None:

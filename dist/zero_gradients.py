@@ -21,6 +21,7 @@ Rajbhandari et al. 2020, ZeRO: Memory Optimizations Toward Training Trillion Par
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter, is_
 from typing import Any, ClassVar
 from weakref import WeakMethod
 
@@ -35,6 +36,7 @@ from minigrad.graph import Leaf, Node, state
 from minigrad.nn.utils import SummingHook
 
 Track = Callable[[str, Array], Array]
+_filled_of, _buffer_of = attrgetter("filled"), attrgetter("buffer")
 
 
 class Filling:
@@ -46,11 +48,11 @@ class Filling:
         self.leaves = [leaf_of(parameter) for parameter in bucket.parameters]
         self.flat: Array | None = None
         self.views: list[Array] = []
-        self.request: Request | None = None
-        self.waits_for = set(self.numbers)
+        self.reset()
 
     def reset(self) -> None:
-        self.request = None
+        """Begin a round."""
+        self.request: Request | None = None
         self.waits_for = set(self.numbers)
 
 
@@ -88,6 +90,7 @@ class WholeGradients:
         self.quiet = self.whole = self._begun = False
         self.seconds_driving = self.seconds_waiting = 0.0
         self.fillings: list[Filling] = []
+        self._starts: dict[Filling, Callable[[], Request]] = {}
         self._sent = self._arrived = self._count = 0
         for bucket in buckets:
             filling = Filling(bucket, self._count)
@@ -98,7 +101,8 @@ class WholeGradients:
                 hook = SummingHook(self._final, filling, number)
                 hook.check_whole = self.check_whole
                 leaf_of(parameter).hooks.append(hook)
-        self._used = np.zeros(self._count, dtype=bool)
+        self._used = np.zeros(self._count, dtype=np.uint8)
+        self._tell = world.persistent_all_reduce(self._used, operation="max", purpose="control")
         self._order, self._agreed = list(self.fillings), False  # in which buckets are sent, on all ranks
         watching = (watcher for watcher in state.watchers if watcher() is not None)
         state.watchers = (*watching, WeakMethod(self._before_walk))
@@ -125,7 +129,9 @@ class WholeGradients:
 
     def _start(self, filling: Filling) -> Request:
         """Start to sum a bucket over ranks."""
-        return self.world.start_all_reduce(filling.flat, **self.how)
+        if filling not in self._starts:
+            self._starts[filling] = self.world.persistent_all_reduce(filling.flat, **self.how)
+        return self._starts[filling]()
 
     def _settle(self, filling: Filling) -> None:
         """The sum of a bucket is there."""
@@ -196,6 +202,16 @@ class WholeGradients:
     def _send(self, filling: Filling) -> None:
         """Start the next bucket. What has no gradient here counts as zero."""
         self._open(filling)
+        in_place = map(is_, map(_buffer_of, filling.leaves), filling.views)
+        if all(map(_filled_of, filling.leaves)) and all(in_place):
+            self._used[filling.numbers.start : filling.numbers.stop] = True
+        else:
+            self._look_through(filling)
+        filling.request = self._start(filling)
+        self._sent += 1
+
+    def _look_through(self, filling: Filling) -> None:
+        """See which gradients of a bucket are there."""
         for number, leaf, view in zip(filling.numbers, filling.leaves, filling.views, strict=True):
             if leaf.filled and leaf.buffer is not view:
                 raise UsageError(
@@ -206,13 +222,17 @@ class WholeGradients:
                 self._used[number] = True
             else:
                 view[...] = 0
-        filling.request = self._start(filling)
-        self._sent += 1
 
     def send_through(self, count: int) -> None:
         """Send the first `count` buckets: nothing more comes for them in this round."""
         while self._sent < count:
             self._send(self._order[self._sent])
+
+    def _send_rest(self) -> None:
+        """Send all that was not sent."""
+        if not self._agreed:
+            self._agree_on_order()
+        self.send_through(len(self.fillings))
 
     def _advance(self) -> None:
         """Look after the messages under way."""
@@ -243,9 +263,7 @@ class WholeGradients:
 
     def flush(self) -> None:
         """End a round: send all that was not sent, and wait until everything is summed."""
-        if not self._agreed:
-            self._agree_on_order()
-        self.send_through(len(self.fillings))
+        self._send_rest()
         while self._arrived < self._sent:
             self._wait()
         self._sent = self._arrived = 0
@@ -256,17 +274,14 @@ class WholeGradients:
     def finish(self) -> list[bool]:
         """End the last round of a step. Returns which parameters any rank used, in the buckets' order."""
         start = time.perf_counter()
+        self._send_rest()
+        told = self._tell()  # while the last bucket is under way
         self.flush()
-        used = self.agree(self._used.tolist(), self.world)
+        told.wait()
+        used: list[bool] = self._used.astype(bool).tolist()
         self._used[...] = False
         self.seconds_waiting = time.perf_counter() - start
         return used
-
-    def agree(self, used: list[bool], world: World) -> list[bool]:
-        """Which parameters any rank of `world` used."""
-        flags = np.array(used, dtype=np.uint8)
-        world.all_reduce(flags, operation="max", purpose="control")
-        return flags.astype(bool).tolist()
 
     def forget(self) -> None:
         """Let the next walk begin anew. What was sent already is waited for: all ranks do this alike."""

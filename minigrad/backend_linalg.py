@@ -40,8 +40,8 @@ class LinearAlgebra:
         return xp.matmul
 
     def adding(self, dtype: Any, samples: int) -> Adding:
-        """What adds v xᵀ to `out` in place, for matrices v (m, samples), x (n, samples) and out (m, n) of a
-        dtype.
+        """What adds v xᵀ to `out` in place, for v (m, samples), x (n, samples) and out (m, n) of a dtype, or
+        for x (samples,) and out (m,).
         """
         xp: Any = self
 
@@ -104,7 +104,7 @@ class LinearAlgebra:
 
 
 FEW = 256
-_PRODUCTS = {"f": blas.sgemm, "d": blas.dgemm}
+_PRODUCTS = {"f": (blas.sgemm, blas.sgemv), "d": (blas.dgemm, blas.dgemv)}
 
 
 @cache
@@ -132,16 +132,20 @@ class HostLinearAlgebra(LinearAlgebra):
 
         NumPy has no name for that, so it takes a product, and a pass over it and `out`.
         """
-        gemm = _PRODUCTS.get(dtype.char)
-        if gemm is None or not 0 < samples <= FEW or not _get_along():
+        if dtype.char not in _PRODUCTS or not 0 < samples <= FEW or not _get_along():
             return super().adding(dtype, samples)
+        gemm, gemv = _PRODUCTS[dtype.char]
 
         def add(v: Any, x: Any, out: Any) -> None:
             if not out.size:
                 return
-            across, down = x.flags.c_contiguous, not v.flags.c_contiguous
-            turned = out.T  # BLAS wants columns one after the other: of outᵀ += x vᵀ all are such views
-            sums = gemm(1.0, x.T if across else x, v if down else v.T, 1.0, turned, across, down, 1)
+            down = not v.flags.c_contiguous
+            if out.ndim == 1:
+                turned, sums = out, gemv(1.0, v if down else v.T, x, 1.0, out, 0, 1, 0, 1, not down, 1)
+            else:
+                across = x.flags.c_contiguous
+                turned = out.T  # BLAS wants columns one after the other: of outᵀ += x vᵀ all are such views
+                sums = gemm(1.0, x.T if across else x, v if down else v.T, 1.0, turned, across, down, 1)
             if sums is not turned:  # entries of `out` lie apart
                 turned[...] = sums
 

@@ -291,10 +291,10 @@ class ShapeNamespace(ShapeLinearAlgebra, ShapeSelecting, Namespace):
     # ----- Products, choices, indices -----
 
     def matmul(self, x: ShapeArray, y: ShapeArray, *, out: Any = None) -> ShapeArray:
-        if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2]:
+        if x.ndim < 2 or not y.ndim or x.shape[-1] != y.shape[max(y.ndim - 2, 0)]:
             raise ShapeError(f"matmul: {x.shape} @ {y.shape} do not fit")
         lead = numpy.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-        shape = (*lead, x.shape[-2], y.shape[-1])
+        shape = (*lead, x.shape[-2], *y.shape[1:][-1:])
         flops = 2 * math.prod(shape) * x.shape[-1]
         return _made("matmul", shape, numpy.result_type(x.dtype, y.dtype), flops, x, y, out=out)
 

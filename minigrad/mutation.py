@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,10 +47,14 @@ def byte_range(array: Array) -> tuple[int, int] | None:
 
 def mutated(array: Array) -> None:
     """Note that the values of `array` were just overwritten in place."""
-    global latest
+    noting(array)()
+
+
+def noting(array: Array) -> Callable[[], None]:
+    """What notes the same each time it is called, for whoever overwrites an array again and again."""
     span = byte_range(array)
     if span is None:
-        return
+        return lambda: None
     owner = array
     while getattr(owner, "base", None) is not None and type(owner.base) is type(array):
         owner = owner.base
@@ -58,9 +63,14 @@ def mutated(array: Array) -> None:
         alive = weakref.ref(owner, partial(_forget, span))
     except TypeError:
         alive = None
-    with _lock:
-        latest = next_number()
-        _ranges[span] = (latest, alive)
+
+    def note() -> None:
+        global latest
+        with _lock:
+            latest = next_number()
+            _ranges[span] = (latest, alive)
+
+    return note
 
 
 def overwritten(leaf: Leaf) -> None:

@@ -46,7 +46,7 @@ def _pull(
     first = next(index for index, need in enumerate(needs) if need)
     columns = kept.pop()
     v = v.reshape(columns.shape[::-1]).T
-    zero, ones = xp.zeros((), dtype=v.dtype), row_of_ones(xp, v.shape[1], v.dtype).T
+    zero, ones = xp.zeros((), dtype=v.dtype), row_of_ones(xp, v.shape[1], v.dtype)[0]
     mask, add_product = xp.masked, xp.adding(v.dtype, v.shape[1])  # v is the caller's as yet
     from_the_last = (rectified[::-1], needs[-2::-2], needs[::-2], arrays[-2::-2])
     for number, (positive, weight, bias, array) in enumerate(zip(*from_the_last, strict=False), 1):
@@ -54,26 +54,18 @@ def _pull(
             v = mask(v, columns > zero)
         columns = kept.pop()  # what went into this layer
         at = len(needs) - 2 * number
-        if bias is not None:
-            leaf, sums = into(bias), matmul(v, ones)[:, 0]
+        for index, edge, factor in ((at + 1, bias, ones), (at, weight, columns)):
+            if edge is None:
+                continue
+            leaf = into(edge)
             if leaf is None:
-                yield at + 1, sums
+                yield index, matmul(v, factor.T)
+                continue
+            if leaf.filled:
+                add_product(v, factor, leaf.buffer)
             else:
-                if leaf.filled:
-                    leaf.buffer += sums
-                else:
-                    leaf.buffer[...] = sums
-                leaf.settle()
-        if weight is not None:
-            leaf = into(weight)
-            if leaf is None:
-                yield at, matmul(v, columns.T)
-            else:
-                if leaf.filled:
-                    add_product(v, columns, leaf.buffer)
-                else:
-                    matmul(v, columns.T, out=leaf.buffer)
-                leaf.settle()
+                matmul(v, factor.T, out=leaf.buffer)
+            leaf.settle()
         if at <= first:
             return
         v = matmul(array.T, v) if kept else matmul(v.T, array)

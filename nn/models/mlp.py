@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
+from operator import attrgetter
 from typing import Any
 
 from minigrad.errors import UsageError
@@ -17,6 +18,7 @@ from minigrad.ops import perceptron
 FEW = 128
 """How many samples run as one operation: the work on more of them dwarfs what that saves."""
 
+_weight_and_bias = attrgetter("weight", "bias")
 _undisturbed = frozenset({"_hooks", "forward"}).isdisjoint  # of what a module has that others have not
 
 
@@ -50,28 +52,33 @@ class MLP(Sequential):
         super().__init__(*modules)
 
     def forward(self, x: Any) -> Any:
-        modules = [module for module in vars(self).values() if isinstance(module, Module)]
-        rows = x if x.ndim == 2 else modules[0](x)
-        few = rows.shape[0] <= FEW
-        if few and _plain(tuple(map(type, modules))) and all(map(_undisturbed, map(vars, modules))):
-            layers: list[Any] = []
-            for layer in modules[1::2]:
-                assert isinstance(layer, Linear)
-                layers += (layer.weight, layer.bias)
-            rectified = (True,) * (len(modules) // 2 - 1) + (False,)
-            try:
-                return perceptron(rows, *layers, rectified=rectified)
-            except MISFITS:
-                pass  # the layer that minds says so itself, and where it is
+        values = tuple(vars(self).values())
+        plain = _plain(tuple(map(type, values)))
+        if plain is not None:
+            modules = values[plain]
+            rows = x if x.ndim == 2 else modules[0](x)
+            if rows.shape[0] <= FEW and all(map(_undisturbed, map(vars, modules))):
+                layers = chain.from_iterable(map(_weight_and_bias, modules[1::2]))
+                rectified = (True,) * (len(modules) // 2 - 1) + (False,)
+                try:
+                    return perceptron(rows, *layers, rectified=rectified)
+                except MISFITS:
+                    pass  # the layer that minds says so itself, and where it is
         return super().forward(x)
 
 
 @cache
-def _plain(kinds: tuple[type, ...]) -> bool:
-    """Whether modules of these classes, and of none that is derived from them, are what `perceptron` runs."""
-    return (
-        kinds[:1] == (Flatten,)
-        and set(kinds[1::2]) == {Linear}
-        and set(kinds[2::2]) <= {ReLU}
-        and kinds[-1] is Linear
-    )
+def _plain(kinds: tuple[type, ...]) -> slice | None:
+    """Where among a module's attributes of these classes its modules are, if they are what `perceptron` runs
+    (and of no classes that are derived from those).
+    """
+    places = [place for place, kind in enumerate(kinds) if issubclass(kind, Module)]
+    modules = kinds[places[0] : places[-1] + 1] if places else ()
+    if (
+        modules[:1] == (Flatten,)
+        and set(modules[1::2]) == {Linear}
+        and set(modules[2::2]) <= {ReLU}
+        and modules[-1] is Linear
+    ):
+        return slice(places[0], places[-1] + 1)
+    return None

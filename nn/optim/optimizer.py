@@ -260,7 +260,7 @@ class Optimizer(SavedState):
             if skip is not None:
                 self._count_skips(skip)
             for piece in pieces:
-                mutation.mutated(piece.values)
+                piece.mutated()
 
         return take
 

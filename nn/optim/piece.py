@@ -12,10 +12,21 @@ from minigrad.errors import UsageError
 class Piece:
     """Parameters that are updated together: flat `values` and `gradient`, whose state begins at `start`.
 
-    `members` are their numbers, all of one group and with one number of steps.
+    `members` are their numbers, all of one group and with one number of steps; `mutated()` notes that their
+    values were overwritten.
     """
 
-    __slots__ = ("_gradients", "_values", "gradient", "group", "members", "start", "stop", "values")
+    __slots__ = (
+        "_gradients",
+        "_values",
+        "gradient",
+        "group",
+        "members",
+        "mutated",
+        "start",
+        "stop",
+        "values",
+    )
 
     def __init__(self, index: int, group: int, start: int, values: Array, gradient: Array) -> None:
         self.group, self.start, self.stop = group, start, start + values.size
@@ -40,6 +51,7 @@ class Piece:
     def join(self) -> None:
         """Make one flat view of all values, and one of all gradients."""
         self.values, self.gradient = joined(self._values), joined(self._gradients)
+        self.mutated = mutation.noting(self.values)
 
 
 def contiguous(array: Array) -> bool:

@@ -78,13 +78,18 @@ def test_buckets_are_sent_while_the_walk_goes_on():
         events: list[tuple[str, int]] = []
         model = Model(0)
         parallel = dist.DataParallel(model, world, bucket_bytes=1)
-        start = world.start_all_reduce
+        checked = world.persistent_all_reduce
 
         def watched(array, **keywords):
-            events.append(("sent", array.size))
-            return start(array, **keywords)
+            start = checked(array, **keywords)
 
-        world.start_all_reduce = watched  # type: ignore[method-assign]
+            def started():
+                events.append(("sent", array.size))
+                return start()
+
+            return started
+
+        world.persistent_all_reduce = watched  # type: ignore[method-assign]
         model.first.register_post_accumulate_grad_hook(lambda parameter: events.append(("walked", 0)))
         mg.sum(parallel(mg.tensor(np.ones((1, 3)), dtype="float64"), marked=True)).backward()
         parallel.synchronize()

@@ -174,16 +174,23 @@ def test_a_product_is_added_whatever_its_factors_strides(samples, m, n, data) ->
         return room[::2, ::2] if kind == "apart" else np.asarray(part, order="C" if kind == "rows" else "F")
 
     v, x, out = drawn(m, samples), drawn(n, samples), drawn(m, n)
-    expected = out + v @ x.T
-    host.adding(out.dtype, samples)(v, x, out)
-    np.testing.assert_allclose(out, expected, rtol=1e-2 if dtype == "float16" else 1e-5, atol=1e-3)
+    pairs = [(x, out)]
+    if n:  # and with vectors
+        pairs.append((drawn(n, samples)[0], drawn(m, n)[:, 0]))
+    for factor, place in pairs:
+        expected = place + v @ factor.T
+        host.adding(place.dtype, samples)(v, factor, place)
+        np.testing.assert_allclose(place, expected, rtol=1e-2 if dtype == "float16" else 1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("threads", "by_blas"), [((1, 1), True), ((2, 1), True), ((2, 2), False), ((2,), True)]
 )
 def test_two_libraries_with_threads_do_not_take_turns(threads, by_blas) -> None:
-    products = {letter: mock.Mock(side_effect=gemm) for letter, gemm in backend_linalg._PRODUCTS.items()}
+    products = {
+        letter: (mock.Mock(side_effect=gemm), gemv)
+        for letter, (gemm, gemv) in backend_linalg._PRODUCTS.items()
+    }
     asked = mock.Mock()
     asked.return_value.select.return_value.lib_controllers = [mock.Mock(num_threads=n) for n in threads]
     out = np.ones((2, 3))
@@ -195,4 +202,4 @@ def test_two_libraries_with_threads_do_not_take_turns(threads, by_blas) -> None:
         host.adding(out.dtype, 4)(spread(2, 4), spread(3, 4), out)
     backend_linalg._get_along.cache_clear()
     np.testing.assert_allclose(out, 1 + spread(2, 4) @ spread(3, 4).T, rtol=1e-14)
-    assert products["d"].called == by_blas
+    assert products["d"][0].called == by_blas
