@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.dist.algorithms import ALGORITHMS
+from minigrad.dist.debug_mode import debug
 from minigrad.dist.world import World
 
 DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint16", "complex64", "bool")
@@ -227,6 +228,29 @@ def started_together(world: World, seed: int, dtype: str, elements: int) -> None
     same(part, table.sum(axis=0).astype(dtype)[start:stop])
 
 
+def again_and_again(world: World, seed: int, dtype: str, elements: int) -> None:
+    """A collective that is checked once takes what the array holds at each start; each is booked anew."""
+    if dtype not in NUMBERS:
+        return
+    for name in ("library", *ALGORITHMS["all_reduce"]):
+        array = np.zeros(elements, dtype)
+        start = world.persistent_all_reduce(array, algorithm=name, purpose="optimizer")
+        world.ledger.clear()
+        booked = []
+        for turn in range(3):
+            table = brought(world, seed + turn, dtype, elements)
+            array[...] = table[world.rank]
+            if turn == 1:
+                with debug():
+                    start().wait()
+            else:
+                start().wait()
+            same(array, table.sum(axis=0).astype(dtype))
+            entry = world.ledger.by_kind.get(("all_reduce", "optimizer"))
+            booked.append(entry.bytes_sent if entry is not None else 0)
+        assert booked == [booked[0], 2 * booked[0], 3 * booked[0]]
+
+
 def other_orders(world: World, seed: int, dtype: str, elements: int) -> None:
     """A rank that waits for something else does not hold up a collective that others wait for first."""
     if dtype not in NUMBERS:
@@ -290,6 +314,7 @@ BODIES: tuple[Body, ...] = (
     algorithms,
     no_numbers,
     started_together,
+    again_and_again,
     other_orders,
     groups,
     no_dimensions_and_many,
