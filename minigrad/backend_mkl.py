@@ -65,6 +65,7 @@ class Products:
             or result[0] == TRANSPOSED
             or made.shape != (rows, columns)
             or made.dtype != x.dtype
+            or not made.flags.writeable
         ):
             return self.otherwise(x, y, out=out)
         a, b, c = x.ctypes.data, y.ctypes.data, made.ctypes.data

@@ -264,7 +264,7 @@ def _by_a_product(x: numpy.ndarray, axes: tuple[int, ...], keepdims: bool) -> nu
     """The sum over the first axes or the last ones as a matrix times ones, in half of NumPy's time. None
     where it would take longer, or be less exact, and for axes that are not there, or there twice.
     """
-    summed = sorted(axis % x.ndim for axis in axes if -x.ndim <= axis < x.ndim)
+    summed = sorted(axis % x.ndim for axis in axes if type(axis) is int and -x.ndim <= axis < x.ndim)
     count = len(axes)
     first, last = summed == list(range(count)), summed == list(range(x.ndim - count, x.ndim))
     if first is last or not x.flags.c_contiguous:  # or of all axes

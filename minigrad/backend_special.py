@@ -91,7 +91,7 @@ def _expit(x: numpy.ndarray) -> numpy.ndarray:
     with numpy.errstate(over="ignore"):  # 1 / ∞ is the 0 that it should be
         for start in range(0, flat.size, BLOCK):
             y = out[start : start + BLOCK]
-            numpy.negative(flat[start : start + BLOCK], out=y)
+            numpy.negative(flat[start : start + BLOCK], out=y, dtype=y.dtype)  # of unsigned integers, too
             numpy.exp(y, out=y)
             y += 1.0
             numpy.divide(1.0, y, out=y)

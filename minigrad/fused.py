@@ -17,7 +17,7 @@ from typing import Any, ParamSpec
 from minigrad import backend
 from minigrad.backend import Array
 from minigrad.graph import Leaf, Node, moving, next_number, state
-from minigrad.mutation import overwritten
+from minigrad.mutation import check, overwritten
 from minigrad.operation import dressed
 from minigrad.rules import Operation, Pairs
 from minigrad.tensor import Tensor
@@ -57,6 +57,10 @@ class Fused(Operation):
         arrays, kept = node.saved
         if not lifted:
             if self.backwards:
+                for edge in edges:
+                    if type(edge) is Leaf and edge.shown and edge.buffer is not None and edge in once:
+                        overwritten(edge)
+                        check(node)  # it may be what others are computed from
                 open_leaf = partial(_open, once)
                 found = self.fast_pull(xp, v, edges, arrays, kept, open_leaf, **node.parameters)
                 return ((edges[index], g) for index, g in found)
@@ -108,9 +112,7 @@ def _open(once: Any, edge: Node) -> Leaf | None:
     """An edge that is a leaf with a buffer, into which all of this walk's gradient may be written, or added
     where it is filled. Whoever has done so settles it.
     """
-    if type(edge) is not Leaf or edge.lent or edge not in once:
-        return None
-    if edge.buffer is None and edge.target() is None:
+    if type(edge) is not Leaf or edge.lent or edge not in once or edge.target() is None:
         return None
     edge.lent = True
     if edge.shown:

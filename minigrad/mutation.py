@@ -92,11 +92,9 @@ def check(node: Node, *, since: Node | None = None) -> None:
     """
     made = (since or node).number
     for array in _arrays(node.saved):
-        span = byte_range(array)
-        if span is None:
-            continue
+        low, high = byte_range(array) or (0, 0)  # nothing: no range overlaps that
         for (start, stop), (number, _) in _ranges.copy().items():  # a collection amidst it may forget some
-            if number > made and start < span[1] and span[0] < stop:
+            if number > made and start < high and low < stop:
                 name = node.operation.name if node.operation is not None else "leaf"
                 raise GraphError(
                     f"{name} (node {made}) saved an array of shape {array.shape} for its derivative, "
@@ -106,11 +104,8 @@ def check(node: Node, *, since: Node | None = None) -> None:
 
 
 def _arrays(saved: Any) -> Any:
-    if isinstance(saved, (tuple, list)):
-        for item in saved:
-            yield from _arrays(item)
-    elif isinstance(saved, dict):
-        for item in saved.values():
+    if isinstance(saved, (tuple, list, dict)):
+        for item in saved.values() if isinstance(saved, dict) else saved:
             yield from _arrays(item)
     elif hasattr(saved, "strides"):
         yield saved

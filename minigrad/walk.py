@@ -29,7 +29,8 @@ def gather(roots: Iterable[Node], floor: int = 0, once: dict[Node, float] | None
 
     A leaf takes its turn directly after its lowest-numbered consumer: that is when its gradient is final,
     although the leaf itself may be older than everything else. Leaves to which one edge leads go into `once`
-    instead, if given: their gradient is final when it is there.
+    instead, if given: their gradient is final when it is there. But where rules are applied one by one, a
+    hook may not overwrite what the next one reads: such a leaf waits for its turn, too.
     """
     turn: dict[Node, float] = {root: root.number for root in roots}
     found = list(turn)
@@ -40,7 +41,8 @@ def gather(roots: Iterable[Node], floor: int = 0, once: dict[Node, float] | None
             if edge is None:
                 continue
             if edge.operation is None:
-                if edge not in leaves and edge not in turn:
+                waits = type(edge) is Leaf and edge.hooks and node.operation.rules  # type: ignore[union-attr]
+                if edge not in leaves and edge not in turn and not waits:
                     leaves[edge] = place
                 else:
                     turn[edge] = min(place, turn.get(edge, place), leaves.pop(edge, place))
@@ -248,7 +250,8 @@ def deliver(leaf: Leaf, gradient: Any) -> None:
         new = Tensor.of(backend.asarray(gradient))
         leaf.gradient = new if leaf.gradient is None else Tensor.of(leaf.gradient.data + new.data)
     else:
-        leaf.gradient = gradient if leaf.gradient is None else leaf.gradient + gradient
+        own = Tensor.of(gradient.data.copy(), gradient.node)  # which may be scaled in place
+        leaf.gradient = own if leaf.gradient is None else leaf.gradient + gradient
     leaf.settle()
 
 

@@ -330,6 +330,8 @@ def cross_entropy(
     shape, expected = labels.shape, logits.data.shape
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"cross_entropy: targets are class numbers, so integers; got {labels.dtype}")
+    if not expected:
+        raise ShapeError("cross_entropy: expected logits (..., classes), got a number, of shape ()")
     if shape != expected[:-1]:
         raise ShapeError(f"cross_entropy: logits {expected} need targets {expected[:-1]}, got {shape}")
     if reduction not in ("mean", "sum", "none"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from minigrad.errors import UsageError
@@ -18,10 +19,11 @@ _INFINITY = float("inf")
 
 
 def _root(total: Tensor, power: float) -> Tensor:
-    """total^(1/power), with derivative 0 instead of ∞ at 0."""
+    """total^(1/power), with derivative 0 at 0, where it is 0 (or, with a negative power, ∞)."""
     zero = total == 0
     safe = where(zero, 1, total)
-    return where(zero, total * 0, sqrt(safe) if power == 2 else exp(divide(log(safe), float(power))))
+    there = total * 0 if power > 0 else total * 0 + _INFINITY
+    return where(zero, there, sqrt(safe) if power == 2 else exp(divide(log(safe), float(power))))
 
 
 @in_float32
@@ -32,8 +34,11 @@ def vector_norm(
     many are not zero.
 
     At x = 0 the derivative is taken as 0; entries that tie for the largest share it; |x| has derivative 0 at
-    0, for every ord. Half precision is computed in float32, so that squares do not overflow.
+    0, for every ord. Half precision is computed in float32, so that squares do not overflow. Raises
+    UsageError for an ord that is no number.
     """
+    if not hasattr(ord, "__float__") or math.isnan(ord):
+        raise UsageError(f"vector_norm: ord is a number, or ±inf; got {ord!r}")
     x = floating("vector_norm", x)
     if ord == 2:
         return _root(sum(square(x), axis=axis, keepdims=keepdims), 2)

@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from minigrad.errors import UsageError
 from minigrad.fused import fused
 from minigrad.ops.elementwise import relu
 from minigrad.ops.linear import linear, misfit, row_of_ones
 
 
 def _forward(xp: Any, x: Any, *layers: Any, rectified: tuple[bool, ...], keep: bool) -> tuple[Any, Any]:
+    _refuse_none(layers)
     if not x.shape:
         raise misfit(x, *layers[:2])
     lead = x.shape[:-1]
@@ -54,6 +56,9 @@ def _pull(
             v = mask(v, columns > zero)
         columns = kept.pop()  # what went into this layer
         at = len(needs) - 2 * number
+        below = None
+        if at > first:  # before a hook of the weight can overwrite it
+            below = matmul(array.T, v) if kept else matmul(v.T, array)
         for index, edge, factor in ((at + 1, bias, ones), (at, weight, columns)):
             if edge is None:
                 continue
@@ -66,11 +71,15 @@ def _pull(
             else:
                 matmul(v, factor.T, out=leaf.buffer)
             leaf.settle()
-        if at <= first:
+        if below is None:
             return
-        v = matmul(array.T, v) if kept else matmul(v.T, array)
-        mask = xp.mask
+        v, mask = below, xp.mask
     yield 0, v if v.shape == arrays[0].shape else v.reshape(arrays[0].shape)
+
+
+def _refuse_none(layers: tuple[Any, ...]) -> None:
+    if not layers:
+        raise UsageError("perceptron: no layers were given; expected a weight and a bias (or None) of each")
 
 
 @fused(forward=_forward, pull=_pull)
@@ -78,8 +87,9 @@ def perceptron(x: Any, /, *layers: Any, rectified: tuple[bool, ...]) -> Any:
     """`linear` with each weight and bias (or None) of `layers` in turn, and `relu` behind those `rectified`.
 
     Shapes: x (..., in), then weight (out, in) and bias (out,) of each layer → (..., out of the last). Raises
-    ShapeError where they do not fit.
+    ShapeError where they do not fit, and UsageError where there are none.
     """
+    _refuse_none(layers)
     for weight, bias, positive in zip(layers[::2], layers[1::2], rectified, strict=True):
         x = linear(x, weight, bias)
         if positive:

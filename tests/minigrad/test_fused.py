@@ -220,6 +220,8 @@ def test_misuse_has_its_sentence() -> None:
         mg.layer_norm(x, None, mg.tensor(spread(2)))
     with pytest.raises(DTypeError, match="integers; got float64"):
         mg.cross_entropy(x, np.array([0.0, 1.0]))
+    with pytest.raises(ShapeError, match=r"expected logits \(\.\.\., classes\)"):
+        mg.cross_entropy(np.float32(1.0), np.array(0))
     with pytest.raises(ShapeError, match=r"logits \(2, 3\) need targets \(2,\), got \(3,\)"):
         mg.cross_entropy(x, np.array([0, 1, 2]))
     with pytest.raises(UsageError, match="'average'"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import backend_selecting, backend_special
 from minigrad.backend import host
+from minigrad.errors import DTypeError
 from minigrad.ops import blocks, shape
 
 source = np.random.default_rng(11)
@@ -33,6 +34,19 @@ def test_sigmoid_and_polynomials_by_blocks(size, dtype):
         assert a.dtype == (x.dtype if x.dtype.kind == "f" else "float64")
         limit = 8 * float(np.finfo(a.dtype).eps)
         np.testing.assert_allclose(a, b, rtol=limit, atol=limit * np.abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint32", "int8"])
+def test_sigmoid_of_what_cannot_be_negated(dtype):
+    x = np.array([0, 1, 1, 0]).astype(dtype)
+    np.testing.assert_allclose(mg.sigmoid(x).numpy(), scipy.special.expit(x), rtol=1e-3)
+
+
+@pytest.mark.parametrize("axis", [1.0, (0.0,), True, [0]])
+@pytest.mark.parametrize("rows", [2, 1 << 11])
+def test_sums_refuse_what_is_no_axis(rows, axis):
+    with pytest.raises(DTypeError, match="integer"):
+        mg.sum(mg.ones((rows, 3)), axis=axis)
 
 
 @pytest.mark.parametrize("block", [1, 5, 12, 1 << 16])

@@ -26,6 +26,18 @@ def test_leaves_do_not_share_a_gradient() -> None:
     assert separate(a.grad, b.grad)
 
 
+def test_nor_one_with_a_graph() -> None:
+    a, b = leaf(3), leaf(3)
+    mg.sum(mg.square(a + b)).backward(create_graph=True)
+    assert separate(a.grad, b.grad)
+    c, v = leaf(3), mg.ones(3, dtype="float64")
+    (c + 1).backward(v, create_graph=True)
+    assert separate(c.grad, v)
+    assert a.grad is not None
+    a.grad.sum().backward()  # it is part of the graph as before
+    np.testing.assert_allclose(copied(b), 2 * (a.data + b.data) + 2)
+
+
 def test_leaves_do_not_share_the_gradient_of_a_general_operation() -> None:
     with declaring():
         from minigrad.operation import general
@@ -190,6 +202,25 @@ def test_a_tied_weight_is_final_after_its_earliest_use() -> None:
     ((x * w) * w).sum().backward()
     assert len(seen) == 1
     np.testing.assert_allclose(seen[0], 2 * x.data * w.data)
+
+
+def overwrite(w: mg.Tensor) -> None:
+    w.assign(0.0)
+
+
+@pytest.mark.parametrize("product", [mg.matmul, mg.multiply, mg.linear], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_hook_may_overwrite_its_leaf(product, turned) -> None:
+    """An optimizer may take its step there: other gradients come from the values of the forward."""
+    grads = []
+    for stepping in (False, True):
+        w, x = leaf(3, 3), leaf(3, 3, seed=1)
+        if stepping:
+            w.register_post_accumulate_grad_hook(overwrite)
+        inputs = (w, x * 1.0)
+        mg.square(product(*(inputs[::-1] if turned else inputs))).sum().backward()
+        grads.append([copied(w), copied(x)])
+    np.testing.assert_array_equal(grads[0], grads[1])
 
 
 def test_hooks_can_be_removed_even_while_they_run() -> None:

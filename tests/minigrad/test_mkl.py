@@ -122,6 +122,11 @@ def test_who_multiplies(make):
         assert numpys.calls == count, (left.shape, left.strides)
     with pytest.raises(ValueError, match="mismatch"):
         products.matmul(x, x)
+    place = np.zeros((256, 256), "float32")
+    place.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        products.matmul(x, x.T, out=place)
+    assert not place.any()
 
 
 @needs_mkl

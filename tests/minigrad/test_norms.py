@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad.errors import UsageError
 
 TORCH = {
     0.5: (13.928203230275509, [0.0, 2.154700538379252, 1.8660254037844386]),
@@ -53,3 +54,19 @@ def test_norms_of_half_precision_and_of_integers_do_not_overflow() -> None:
     assert mg.vector_norm(mg.tensor(np.array([300, 400], "float16"))).item() == 500.0
     assert mg.vector_norm(mg.tensor(np.array([50_000, 50_000], "int32"))).item() == pytest.approx(70_710.678)
     assert mg.vector_norm(mg.tensor(np.array([-128, 1], "int8")), ord=1).item() == 129.0
+
+
+@pytest.mark.parametrize("order", [-0.5, -1, -2])
+def test_a_norm_of_negative_order_is_infinite_where_all_entries_are(order):
+    x = mg.tensor([[np.inf, -np.inf], [np.inf, 2.0]], requires_grad=True, dtype="float64")
+    norm = mg.vector_norm(x, axis=1, ord=order)
+    np.testing.assert_allclose(norm.numpy(), [np.inf, 2.0])
+    norm[1].backward()
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy()[1], [0.0, 1.0], atol=1e-15)
+
+
+@pytest.mark.parametrize("order", ["fro", float("nan"), None])
+def test_what_is_no_order(order):
+    with pytest.raises(UsageError, match="ord is a number"):
+        mg.vector_norm([1.0, 2.0], ord=order)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import backend_linalg
 from minigrad.backend import host
-from minigrad.errors import GraphError, ShapeError
+from minigrad.errors import GraphError, ShapeError, UsageError
 from minigrad.ops.perceptron import perceptron
 from minigrad.testing import arrays, check_gradients, shapes
 from minigrad.walk import pull
@@ -110,6 +110,28 @@ def test_each_gradient_is_final_before_those_of_the_layer_below() -> None:
     assert seen == [6, 5, 4, 3, 2, 1, 0]
 
 
+def overwrite(own: mg.Tensor) -> None:
+    own.assign(7.0)
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_a_hook_may_overwrite_its_weight(buffered) -> None:
+    """An optimizer may take its step there: gradients below come from the values of the forward."""
+    layers = [a for a in parameters((2, 3, 3, 1), (True,) * 3) if a is not None]
+    grads = []
+    for stepping in (False, True):
+        leaves = [mg.tensor(a, requires_grad=True) for a in (spread(4, 2), *layers)]
+        for own in leaves:
+            if buffered:
+                own.grad_buffer = np.zeros(own.shape)
+            if stepping:
+                own.register_post_accumulate_grad_hook(overwrite)
+        perceptron(*leaves, rectified=(True, True, False)).sum().backward()
+        grads.append([gradient(own) for own in leaves])
+    for one, other in zip(*grads, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_gradient_that_is_shown_and_used_is_not_written_over_unnoticed() -> None:
     w = mg.tensor(spread(3, 2), requires_grad=True)
     w.grad_buffer = np.zeros((3, 2))
@@ -120,6 +142,21 @@ def test_a_gradient_that_is_shown_and_used_is_not_written_over_unnoticed() -> No
     perceptron(spread(4, 2), w, None, rectified=(False,)).sum().backward()
     with pytest.raises(GraphError, match="changed in place"):
         scaled.sum().backward()
+
+
+def test_what_it_saved_is_not_written_over_by_its_own_gradients() -> None:
+    w, u = (mg.tensor(spread(3, 3), requires_grad=True) for _ in range(2))
+    for leaf in (w, u):
+        leaf.grad_buffer = np.zeros((3, 3))
+    perceptron(spread(3, 3), w, None, u, None, rectified=(False, False)).sum().backward()
+    for enabled in (True, False):
+        with mg.fused_operations(enabled):
+            y = perceptron(u.grad, w, None, u, None, rectified=(False, False)).sum()
+        with pytest.raises(GraphError, match="changed in place"):
+            y.backward()
+    assert u.grad is not None
+    u.grad_buffer = None  # which was shown; there is nothing to be written over any more
+    perceptron(spread(3, 3), w, None, u, None, rectified=(False, False)).sum().backward()
 
 
 def test_a_walk_may_be_retained_or_postponed() -> None:
@@ -161,6 +198,9 @@ def test_what_does_not_fit_is_refused() -> None:
         perceptron(spread(2, 3), spread(4, 3), None, spread(2, 3), None, rectified=(True, False))
     with pytest.raises(ShapeError, match="expected a weight"):
         perceptron(spread(2, 3), spread(4, 3), spread(1), rectified=(True,))
+    for enabled in (True, False):
+        with mg.fused_operations(enabled), pytest.raises(UsageError, match="no layers"):
+            perceptron(spread(2, 3), rectified=())
 
 
 @given(st.integers(0, 5), st.integers(0, 4), st.integers(0, 4), st.data())
