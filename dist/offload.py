@@ -111,6 +111,7 @@ class Offload:
         self._file: StateFile | None = None
         self._copies: HostCopies | None = None
         self._delayed = Delayed(delayed) if delayed else None
+        self._watching = False
 
     def reserve(self, buckets: Sequence[Bucket]) -> None:
         """Make room for the states of this rank's pieces.
@@ -193,6 +194,7 @@ class Offload:
     def settle(self, publish: Callable[[], None]) -> None:
         """Finish an update that is under way."""
         if self._delayed is not None and self._copies is not None:
+            self.refuse_inside("settle()")
             copies = self._copies
 
             def hand_on() -> None:
@@ -207,13 +209,25 @@ class Offload:
         and so does an update that is under way.
         """
         before = self._copies.shown() if self._copies is not None and self._pending else None
+        outer, self._watching = self._watching, True
         try:
             yield
         finally:
+            self._watching = outer
             if self._delayed is not None:
                 self._delayed.wait()
             if self._copies is not None:
                 self._copies.take_over(before)
+
+    def refuse_inside(self, what: str) -> None:
+        """Raises UsageError in a block of `watched`: its end takes over what the model has, and would undo
+        what is written elsewhere.
+        """
+        if self._watching:
+            raise UsageError(
+                f"{self.world.name}: {what} came inside of gathered(), whose end would undo it; leave the "
+                "block first"
+            )
 
     # ----- Checkpoints -----
 
@@ -260,7 +274,7 @@ class HostCopies:
 
     def _like(self, array: Array) -> Array:
         """Memory on the host for an array."""
-        if self._device is None:
+        if self._device is None or not array.size:  # of nothing there is no memory to pin
             return np.empty(array.shape, array.dtype)
         self._device.synchronize(array)
         return self._device.host_buffer(array)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from minigrad import backend
 from minigrad.dist.agreement import gathered
 from minigrad.dist.pipeline_stages import Cut, Stage
@@ -149,7 +151,11 @@ class Shared:
 
 
 def _sum(world: World, parameters: Sequence[Parameter], parts: Sequence[Tensor | None]) -> None:
-    """Let parameters of one dtype have the sums of gradients over ranks, in one message."""
+    """Let parameters of one dtype have the sums of gradients over ranks, in one message; those that no rank
+    used have none.
+    """
+    used = np.array([part is not None for part in parts], dtype=np.uint8)
+    told = world.start_all_reduce(used, operation="max", purpose="control")
     xp = backend.of_device(parameters[0].device)
     flat = xp.concat(
         [
@@ -158,11 +164,13 @@ def _sum(world: World, parameters: Sequence[Parameter], parts: Sequence[Tensor |
         ]
     )
     world.all_reduce(flat, purpose="gradients")
+    told.wait()
     start = 0
-    for parameter in parameters:
+    for parameter, anywhere in zip(parameters, used, strict=True):
         assert isinstance(parameter.node, Leaf)
         piece = flat[start : start + parameter.size].reshape(parameter.shape)
-        deliver(parameter.node, piece.copy())
+        if anywhere:
+            deliver(parameter.node, piece.copy())
         start += parameter.size
 
 

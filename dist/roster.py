@@ -1,7 +1,6 @@
 """What has to stay as it is while a model is wrapped, and fast ways to see that it does."""
 
 from collections.abc import Sequence
-from itertools import starmap
 from operator import is_
 
 from minigrad import mutation
@@ -25,22 +24,24 @@ class Roster:
 
     def _look(self) -> None:
         self._inside = [vars(module) for module in self.module.modules()]
-        self._counts = [*map(len, self._inside)]
-        self._places = [
-            (attributes, name)
+        self._held = self._found()
+
+    def _found(self) -> list[Module | Parameter]:
+        """What the modules hold now, in their order. Another module may bring other parameters."""
+        return [
+            value
             for attributes in self._inside
-            for name, value in attributes.items()
-            if isinstance(value, Parameter)
+            for value in attributes.values()
+            if isinstance(value, (Module, Parameter))
         ]
-        self._held = [attributes[name] for attributes, name in self._places]
 
     def check(self, where: str) -> None:
         """Raises UsageError if parameters came, went, were replaced or moved, or are trained no more."""
         for parameter, leaf in self._leaves:
             if parameter.node is not leaf:
                 self._refuse(where, parameter)
-        alike = map(is_, starmap(dict.get, self._places), self._held)
-        if [*map(len, self._inside)] == self._counts and all(alike):
+        found = self._found()
+        if len(found) == len(self._held) and all(map(is_, found, self._held)):
             return
         now = list(self.module.parameters())
         if list(map(id, now)) != list(map(id, self.parameters)):

@@ -67,7 +67,6 @@ class Unit:
     parts    one flat array each
     bucket   of those parameters that have gradients, if there are any
     whole    whether their values are here now
-    active   how many calls of the unit's modules are under way
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Unit:
         self.number = -1  # in the order of use; the root has none
         self.requests: list[Request] = []
         self.whole = False
-        self.active = 0
         self._places: dict[Any, tuple[int, int]] = {}
 
     def size(self, dtype: Any) -> int:

@@ -291,6 +291,7 @@ class ZeRO(SavedZeRO):
         Returns the gradients' norm before clipping (a 0-d array), or None without `max_norm`. The next walk
         begins with no gradients.
         """
+        self._offload.refuse_inside("step()")
         self._roster.check(self.world.name)
         self._seal.check(self.world.name)
         self._parameters.end_round()
@@ -324,7 +325,7 @@ class ZeRO(SavedZeRO):
         norm = scale = skip = None
         if self.scaler is not None:
             skip = self.scaler.found_inf(gradients)
-            scale = self.scaler.inverse_scale
+            scale = self.scaler.inverse_scale.astype("float64")
         if self.max_norm is not None:
             norm = self._norm(gradients)
             norm = norm if scale is None else norm * scale

@@ -71,6 +71,8 @@ class SavedZeRO:
 
     def loaded(self, state: dict[str, Any]) -> None:
         """Go on from arrays that were loaded into `pieces()`, and from what `state()` gave."""
+        self._offload.refuse_inside("loaded()")
+        self._parameters.forget()  # what was gathered of them, by a pass that was broken off
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         self.optimizer.set_steps([state["steps"].get(names[id(p)], 0) for p in self.optimizer.parameters])
         if self.scaler is not None and state["scaler"]:

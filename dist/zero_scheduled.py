@@ -88,6 +88,12 @@ class ScheduledParameters(ShardedParameters):
     def busy(self) -> bool:
         return bool(self._held)
 
+    def forget(self) -> None:
+        for stage in tuple(self._held):  # by a step that was broken off
+            self.let_go(stage)
+
+    publish = forget  # what was gathered is no longer right
+
 
 class ScheduledGradients(PooledGradients):
     """Adds up the gradients of a stage here, and sums them over copies when it is told to."""

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from minigrad.dist.partition import Bucket
+from minigrad.dist.pipeline_stages import Stage
 from minigrad.dist.request import Request, done
 from minigrad.dist.unit_order import FirstPass
 from minigrad.dist.units import Unit, once, when_walked
@@ -54,17 +55,15 @@ class UnitParameters(ShardedParameters):
         super().__init__(units, root, world.split(0), algorithm=algorithm, track=track)
         self.passed: Callable[[int, bool], None] = lambda count, walks: None
         self.reordered: Callable[[Sequence[Bucket]], None] = lambda buckets: None
-        self._first: FirstPass | None = FirstPass(self.world, self.units, self._fetch)
-        self._moving = False  # whether units take other places when this round ends
+        # A pipeline calls its layers one by one, on all ranks alike, and nothing tells where a pass begins.
+        self._called = not isinstance(module, Stage)
+        self._first = FirstPass(self.world, self.units, self._fetch) if self._called else None
         self._resident: list[Unit] = []
         self._direction = ""  # "forward" and "backward" while such a pass is under way
         self._order: list[Unit] = []
         self._next = 0  # in that order
         self._behind = self._entered = 0  # units that a walk has left for good, and that it has entered
-        self._recorded = self._walked = 0  # passes of this round
-        self._regular = True  # whether all units came in order so far, and each by itself
-        self._complete = True  # whether none was left out so far
-        self._recomputed: Unit | None = None  # by a checkpoint, and not walked through yet
+        self.forget()
         for part in self.root.parts if self.root else []:
             part.lie(self.memory(part))
         self._make_places()
@@ -74,8 +73,18 @@ class UnitParameters(ShardedParameters):
             one.register_forward_pre_hook(partial(self._before_unit, unit))
             one.register_forward_hook(partial(self._after_unit, unit))
 
+    def forget(self) -> None:
+        self._calls: list[Unit] = []  # that are under way; a broken off one is not
+        self._end()
+        self._drop_all()
+        self._recorded = self._walked = 0  # passes of this round
+        # Whether all units came in order so far, and each by itself; and whether none was left out.
+        self._regular = self._complete = True
+        self._recomputed: Unit | None = None  # by a checkpoint, and not walked through yet
+
     def _make_places(self) -> None:
         """Give units their places, of each dtype: any two neighbours fit beside each other."""
+        self._moving = False  # whether they take others when values change, and no graph is walked any more
         namespaces = {}
         for part in (part for unit in self.units for part in unit.parts):
             namespaces[part.bucket.dtype] = part.bucket.namespace
@@ -102,7 +111,7 @@ class UnitParameters(ShardedParameters):
         if self._learning and self._learning.leads and unit is not self.root:
             self._learning.tell(unit.number)
         for other in [r for r in self._resident if r.overlaps(unit)]:
-            if other.active:
+            if other in self._calls:
                 raise UsageError(
                     f"{self.world.name}: {other.name} is in use while {unit.name} is called, and both have "
                     "one place (ZeRO stage 3); make one unit of them: ZeRO(units=[...])"
@@ -159,9 +168,9 @@ class UnitParameters(ShardedParameters):
         unit = self._order[self._next] if self._next < len(self._order) else None
         if unit is None or unit.whole or unit.requests or self._learning:
             return
+        needed = self._behind if self._direction == "backward" else self._next - 1  # from that place on
         for other in self._resident:
-            needed = self._direction == "backward" and self._place(other) >= self._behind
-            if other.overlaps(unit) and (other.active or needed):
+            if other.overlaps(unit) and (other in self._calls or self._place(other) >= needed):
                 return
         self._start(unit)
 
@@ -234,8 +243,7 @@ class UnitParameters(ShardedParameters):
 
     def _before_model(self, _: Module, __: Any) -> None:
         if not self._open:
-            for unit in self.units:
-                unit.active = 0
+            self._calls.clear()
             self._begin("forward")
 
     def _after_model(self, _: Module, __: Any, output: Any) -> Any:
@@ -258,13 +266,13 @@ class UnitParameters(ShardedParameters):
             elif self._first:
                 self._first.use(unit)
             self._reach(unit)
-            unit.active += 1
+            self._calls.append(unit)
 
     def _after_unit(self, unit: Unit, _: Module, __: Any, output: Any) -> Any:
         if self._open:
             return None
-        unit.active -= 1
-        if not unit.active and self._direction != "backward":
+        self._calls.remove(unit)
+        if unit not in self._calls and self._direction != "backward":
             unit.detach()
         return when_walked(output, partial(self._walk_into, unit))
 
@@ -305,7 +313,8 @@ class UnitParameters(ShardedParameters):
     # ----- After it -----
 
     def end_round(self) -> None:
-        if not self._recorded and self.world.size > 1:
+        if self._called and not self._recorded and self.world.size > 1:
+            self._calls.clear()
             self._begin("forward")
             self._end()
             self._drop_all()
@@ -313,20 +322,11 @@ class UnitParameters(ShardedParameters):
         if not self._walked and self.world.size > 1:
             self._begin("backward")
         self.forget()
-        if self._moving:
-            self._moving = False
-            self.publish()
-            self._make_places()
-
-    def forget(self) -> None:
-        self._end()
-        self._drop_all()
-        self._recorded = self._walked = 0
-        self._regular = self._complete = True
-        self._recomputed = None
 
     def publish(self) -> None:
         """The values changed: what a graph from before saved is no longer right, nor what was gathered."""
         self._drop_all()
         for flat in (*self._arenas, *(part.flat for part in (self.root.parts if self.root else []))):
             mutated(flat)
+        if self._moving:
+            self._make_places()

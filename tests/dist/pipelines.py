@@ -29,6 +29,16 @@ class Dense(nn.Module):
         return (mg.tanh(x @ self.weight + self.bias), *others)
 
 
+class Bare(nn.Module):
+    """tanh(x W) of the first value, where all of W is another layer's too."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight
+
+    def forward(self, x: mg.Tensor, *others: mg.Tensor) -> Values:
+        return (mg.tanh(x @ self.weight), *others)
+
+
 class Frozen(Dense):
     """The same, not learned: before anything that is, no gradient comes back at all."""
 
@@ -88,12 +98,13 @@ KINDS = ("dense", "dense", "tied", "frozen", "keep", "join", "words", "drop", "n
 
 
 def layers(kinds: Sequence[str], seed: int) -> list[nn.Module]:
-    """Layers of these kinds; all "tied" ones share one weight. The last is always learned."""
+    """Layers of these kinds; all "tied" and "bare" ones share one weight. The last is always learned."""
     values = np.random.default_rng(seed)
     weight = nn.Parameter(values.normal(size=(WIDTH, WIDTH)))
     make: dict[str, Callable[[int], nn.Module]] = {
         "dense": lambda place: Dense(values),
         "tied": lambda place: Dense(values, weight),
+        "bare": lambda place: Bare(weight),
         "frozen": lambda place: Frozen(values),
         "keep": lambda place: Keep(),
         "join": lambda place: Join(),

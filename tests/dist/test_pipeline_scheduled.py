@@ -12,6 +12,7 @@ from minigrad.dist.mesh import Mesh
 from minigrad.dist.mesh_gpt import divide
 from minigrad.dist.mesh_zero import MeshZeRO
 from minigrad.dist.pipeline import Pipeline
+from minigrad.dist.pipeline_schedule import dealt_out
 from minigrad.dist.schedule import parse
 from minigrad.dist.schedule_check import check as check_schedule
 from minigrad.dist.schedule_passes import with_shards
@@ -116,6 +117,60 @@ def test_a_step_moves_two_copies_of_the_parameters_whatever_the_microbatches(mic
         other = found[(rank + 2) % 4][1]
         assert sent["parameters"] + other["parameters"] == size, rank
         assert sent["gradients"] + other["gradients"] == size, rank
+
+
+@pytest.mark.parametrize("kinds", [KINDS, TIED])
+@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("back", ["at once", "without gradients", "after a prediction"])
+def test_back_to_a_saved_state_after_a_step_that_was_broken_off(kinds, failing, back):
+    """What that step had gathered is forgotten, also of the parameter that both stages of the rank share."""
+
+    def main(world: World, failing: int) -> dict[str, np.ndarray]:
+        mesh = Mesh(world, data=2, pipeline=1, tensor=1)
+        left = [-1]
+
+        def loss(output, target):
+            left[0] -= 1
+            if not left[0]:
+                raise ArithmeticError
+            return mean_square(output, target)
+
+        pipeline = Pipeline(
+            nn.Sequential(*layers(kinds, 0)),
+            loss=loss,
+            world=mesh.axis("pipeline"),
+            balance=[5, 1],
+            schedule=with_shards(dealt_out(make("gpipe", 2, 3), 1)),
+        )
+        optimizer = nn.optim.AdamW(pipeline.parameters(), lr=0.01)
+        zero = MeshZeRO(pipeline.module, optimizer, mesh, pipeline=pipeline, stage=3)
+        x, y = data(7)
+        rows = np.array_split(np.arange(7), 2)[world.rank]
+
+        def step() -> None:
+            pipeline.step(x[rows], y[rows], scale=len(rows) / 7)
+            zero.step()
+
+        step()
+        saved, state = [piece.array.copy() for piece in zero.pieces()], zero.state()
+        if failing:
+            step()
+            left[0] = failing
+            with pytest.raises(ArithmeticError):
+                step()
+            if back != "at once":
+                zero.zero_grad()
+            if back == "after a prediction":
+                pipeline.predict(x[rows])
+            for piece, values in zip(zero.pieces(), saved, strict=True):
+                piece.array[...] = values
+            zero.loaded(state)
+        step()
+        step()
+        with zero.gathered():
+            return {name: x.data.copy() for name, x in pipeline.state_dict().items()}
+
+    compare(dist.spawn(main, ranks=2, arguments=(failing,)), alone(7, kinds))
 
 
 def a_pipeline(world: World, schedule) -> Pipeline:

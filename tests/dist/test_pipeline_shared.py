@@ -226,3 +226,29 @@ def test_what_is_one_parameter_is_filled_once() -> None:
     assert first is second
     assert first.device == "cpu"
     assert first.numpy().any()
+
+
+class Idle(Dense):
+    """Has a parameter more, which it does not use."""
+
+    def __init__(self, values: np.random.Generator, spare: nn.Parameter) -> None:
+        super().__init__(values)
+        self.spare = spare
+
+
+def test_what_no_stage_uses_is_not_updated() -> None:
+    """Weight decay would shrink it."""
+
+    def main(world: World) -> Arrays:
+        values = np.random.default_rng(0)
+        spare = nn.Parameter(np.ones(2))
+        pipeline = Pipeline([Idle(values, spare), Idle(values, spare)], loss=mean_square, world=world)
+        optimizer = nn.optim.AdamW(list(pipeline.parameters()), lr=0.1, weight_decay=0.5)
+        pipeline.step(np.ones((2, WIDTH)), np.ones((2, WIDTH)))
+        optimizer.step()
+        return {name: parameter.numpy().copy() for name, parameter in pipeline.named_parameters()}
+
+    for ranks in (1, 2):
+        for found in dist.spawn(main, ranks=ranks):
+            assert all((value == 1).all() for name, value in found.items() if name.endswith("spare"))
+            assert len(found) == 3 + 2 * (ranks == 1)

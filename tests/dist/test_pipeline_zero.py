@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from minigrad import dist, nn
 from minigrad.dist.pipeline import Pipeline
+from minigrad.dist.single import SingleWorld
 from minigrad.dist.world import World
 from minigrad.dist.zero import ZeRO
 from tests.dist.pipelines import WIDTH, layers, mean_square, v_shaped, walk_alone
 
 KINDS = ["dense", "keep", "dense", "join", "dense", "dense"]
 TIED = ["tied", "keep", "dense", "join", "dense", "tied"]
+BARE = ["bare", "keep", "dense", "join", "dense", "bare"]
 STEPS = 3
 
 
@@ -99,3 +101,44 @@ def test_a_parameter_that_two_stages_of_one_rank_share(zero_stage):
     options = {"schedule": v_shaped(3), "balance": [2, 1, 1, 2]}
     found = dist.spawn(copies_of_stages, ranks=4, arguments=(2, 7, TIED, zero_stage, options))
     compare(found, alone(7, TIED))
+
+
+@pytest.mark.parametrize("kinds", [TIED, BARE])
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zb-h1"])
+@pytest.mark.parametrize("balance", [[6], [5, 1], [1, 4, 1]])
+def test_a_first_layer_that_is_used_by_a_later_stage_of_the_rank(kinds, schedule, balance):
+    """The bucket of a bare layer is full after the walk of its last stage, and again after that of its first:
+    one order of buckets and one place of each unit, from the first microbatch to the last.
+    """
+    options = {"schedule": schedule, "chunks": 3, "balance": balance}
+    found = dist.spawn(copies_of_stages, ranks=2, arguments=(2, 7, kinds, 3, options))
+    compare(found, alone(7, kinds))
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_each_microbatch_gathers_for_its_forward_and_for_its_backward(microbatches):
+    def main(world: World) -> tuple[int, int]:
+        pipeline = Pipeline(
+            nn.Sequential(*layers(["dense"] * 6, 0)),
+            loss=mean_square,
+            world=SingleWorld(),
+            balance=[6],
+            chunks=microbatches,
+        )
+        size = sum(p.data.nbytes for p in pipeline.parameters())
+        zero = ZeRO(
+            pipeline.module,
+            nn.optim.SGD(list(pipeline.parameters()), lr=0.1),
+            world,
+            stage=3,
+            algorithm="ring",
+        )
+        pipeline.executor.quiet = zero.no_sync
+        booked: list = []
+        world.observer = booked.append
+        pipeline.step(*data(microbatches))
+        zero.step()
+        return size, sum(message.bytes_sent for message in booked if message.purpose == "parameters")
+
+    (size, sent), (_, other) = dist.spawn(main, ranks=2)
+    assert size * microbatches < sent + other <= 2 * size * microbatches

@@ -23,6 +23,7 @@ def model_of(frozen: bool = False) -> nn.Sequential:
     model = nn.Sequential(nn.Linear(3, 4, dtype="float64"), nn.Linear(4, 2, dtype="float64"))
     if frozen:
         model[0].weight.requires_grad_(False)
+    model[1].spare = None
     return model
 
 
@@ -60,6 +61,18 @@ def replace(model: Any) -> None:
     model[0].bias = nn.Parameter(np.zeros(4), dtype="float64")
 
 
+def replace_a_module(model: Any) -> None:
+    model[1] = nn.Linear(4, 2, dtype="float64")
+
+
+def fill_a_place(model: Any) -> None:
+    model[1].spare = nn.Parameter(np.ones(2))
+
+
+def fill_a_place_with_a_module(model: Any) -> None:
+    model[1].spare = nn.Linear(1, 1)
+
+
 def unfreeze(model: Any) -> None:
     model[0].weight.requires_grad_(True)
 
@@ -77,6 +90,9 @@ CHANGES: list[tuple[Callable[[Any], None], str]] = [
     (add, "had 4 parameters when it was wrapped, and has 5 now"),
     (remove, "had 4 parameters when it was wrapped, and has 3 now"),
     (replace, "and has 4 now, or others"),
+    (replace_a_module, "and has 4 now, or others"),
+    (fill_a_place, "had 4 parameters when it was wrapped, and has 5 now"),
+    (fill_a_place_with_a_module, "had 4 parameters when it was wrapped, and has 6 now"),
     (unfreeze, r"0\.weight was frozen, unfrozen or moved after the module was wrapped"),
     (freeze, r"1\.bias was frozen"),
     (freeze_for_a_while, r"1\.bias was frozen"),

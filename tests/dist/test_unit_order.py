@@ -5,8 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import minigrad as mg
+from minigrad import dist, nn
 from minigrad.dist.partition import with_guesses
-from tests.dist.zero_training import Case, close, reference, run
+from minigrad.dist.world import World
+from minigrad.dist.zero import ZeRO
+from tests.dist.zero_training import Case, Net, Result, close, loss_of, reference, run, shares, state, trained
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,88 @@ def test_a_block_that_is_used_last_and_not_by_all(samples, seed):
     case = Case(samples, steps=5, parts=1, seed=seed, width=1, tied=frozenset(), turned=True, seldom=0)
     for actual in run(replace(case, zero={"stage": 3}), 2):
         close(actual, reference(case))
+
+
+class Layer(nn.Module):
+    def __init__(self, values: np.random.Generator) -> None:
+        self.weight = nn.Parameter(values.normal(size=(3, 3)))
+
+    def forward(self, h: mg.Tensor) -> mg.Tensor:
+        return mg.tanh(h @ self.weight)
+
+
+class Path(nn.Module):
+    """A parameter of its own, through the first of some layers."""
+
+    def __init__(self, layers: nn.Sequential, part: list[nn.Module], x: nn.Parameter) -> None:
+        self.layers, self.x = layers, x
+        self.part = part
+
+    def forward(self) -> mg.Tensor:
+        h: mg.Tensor = self.x
+        for layer in self.part:
+            h = layer(h)
+        return h * 1.0
+
+
+@pytest.mark.parametrize("units", [5, 8])
+@pytest.mark.parametrize("used", [0, 1, 3])
+@pytest.mark.parametrize("leaving", [0, 1])
+def test_a_rank_that_leaves_out_the_last_units_keeps_up(units: int, used: int, leaving: int):
+    """Its walk passes them before it has any gradient; the other rank waits for these buckets meanwhile."""
+
+    def main(world: World, stage: int) -> list[np.ndarray]:
+        model = nn.Sequential(*(Layer(np.random.default_rng(number)) for number in range(units)))
+        part = list(model)[: used if world.rank == leaving else units]
+        x = nn.Parameter(np.ones((2, 3)))
+        zero = ZeRO(Path(model, part, x), nn.optim.SGD([*model.parameters(), x], lr=0.1), world, stage=stage)
+        for _ in range(3):
+            mg.sum(zero()).backward()
+            zero.step()
+        with zero.gathered():
+            return [parameter.numpy().copy() for parameter in model.parameters()]
+
+    whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
+    np.testing.assert_allclose(shared_out, whole, rtol=1e-10)
+
+
+def test_passes_that_all_come_before_their_walks():
+    """Units move to the places of their order when no graph is left that knows the old ones."""
+    case = Case(parts=2, turned=True)
+
+    def main(world: World, stage: int) -> Result:
+        model = Net(0, case)
+        zero = ZeRO(model, nn.optim.SGD(trained(case, model), lr=0.1), world, stage=stage)
+        for step in range(2):
+            parts = shares(case, step, world.size)[world.rank]
+            early, late = (loss_of(zero, part, case.samples) for part in parts)
+            with zero.no_sync():
+                early.backward()
+            late.backward()
+            zero.step()
+        with zero.gathered():
+            return Result(state(model), [])
+
+    whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
+    for actual, expected in zip(shared_out, whole, strict=True):
+        close(actual, expected)
+
+
+def test_a_rank_that_uses_nothing_while_units_have_their_old_places():
+    """After a first pass without a walk: neighbours of the order have one place, until there is a step."""
+
+    def main(world: World, stage: int) -> list[np.ndarray]:
+        model = nn.Sequential(*(Layer(np.random.default_rng(number)) for number in range(3)))
+        order = [] if world.rank else [model[0], model[2], model[1]]
+        path = Path(model, order, nn.Parameter(np.ones((2, 3))))
+        zero = ZeRO(path, nn.optim.SGD(path.parameters(), lr=0.1), world, stage=stage)
+        with mg.no_grad():
+            zero()
+        for _ in range(2):
+            mg.sum(zero()).backward()
+            zero.step()
+        with zero.gathered():
+            return [parameter.numpy().copy() for parameter in model.parameters()]
+
+    whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
+    np.testing.assert_allclose(shared_out, whole, rtol=1e-10)

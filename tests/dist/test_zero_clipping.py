@@ -101,6 +101,23 @@ def test_a_limit_that_makes_no_sense(value: float) -> None:
         ZeRO(model, nn.optim.SGD(model.parameters()), dist.SingleWorld(), max_value=value)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_values_are_clipped_in_their_own_precision_behind_a_loss_scale(stage: int) -> None:
+    def main(world: World) -> float:
+        model = nn.Linear(1, 1, bias=False, dtype="float64")
+        scaler = nn.amp.GradScaler(init_scale=64.0)
+        optimizer = nn.optim.SGD(model.parameters(), lr=1.0)
+        zero = ZeRO(model, optimizer, world, stage=stage, scaler=scaler, max_value=0.02)
+        with zero.gathered():
+            model.weight.assign(mg.zeros((1, 1), dtype="float64"))
+        scaler.scale(mg.sum(zero(mg.tensor([[5.0]], dtype="float64")))).backward()
+        zero.step()
+        with zero.gathered():
+            return float(model.weight.item())
+
+    np.testing.assert_allclose(dist.spawn(main, ranks=2), -0.02, rtol=1e-15)
+
+
 # ----- Gradients that are not whole -----
 
 

@@ -85,6 +85,30 @@ def test_a_second_walk_after_buckets_are_gone(stage: int):
         dist.spawn(main, ranks=2)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("options", [{}, {"offload": "host", "delayed": 1}])
+def test_updates_inside_of_a_block_that_takes_over_the_values(stage: int, options: dict):
+    def main(world: World) -> None:
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+        zero = ZeRO(model, nn.optim.SGD(model.parameters()), world, stage=stage, **options)
+        uses = [zero.step, lambda: zero.loaded(zero.state())] + ([zero.settle] if options else [])
+        for _ in range(2):
+            mg.sum(zero(mg.tensor(np.ones((1, 2)), dtype="float32"))).backward()
+            zero.step()
+        with zero.gathered(), zero.gathered():
+            mg.sum(zero(mg.tensor(np.ones((1, 2)), dtype="float32"))).backward()
+        with zero.gathered():
+            with zero.gathered():
+                pass
+            for use in uses:
+                with pytest.raises(UsageError, match=r"rank \d of 2: .* inside of gathered\(\), whose end"):
+                    use()
+        zero.step()
+        zero.settle()
+
+    dist.spawn(main, ranks=2)
+
+
 def test_a_gradient_buffer_that_somebody_took_away():
     def main(world: World) -> None:
         model = nn.Linear(2, 3)

@@ -231,6 +231,39 @@ def test_gradients_without_a_step_are_forgotten(stage: int):
             np.testing.assert_allclose(value, expected.values[name], rtol=1e-10, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("broken", [0, 2])
+@pytest.mark.parametrize("block", [0, 3, 4])
+@pytest.mark.parametrize("back", [ZeRO.zero_grad, ZeRO.step])
+def test_after_a_pass_that_was_broken_off(stage: int, broken: int, block: int, back: Any):
+    """A step without any gradients leaves everything as it was."""
+    case = Case(blocks=5)
+    expected = reference(case)
+
+    def refuse(*_: Any) -> None:
+        raise ArithmeticError
+
+    def main(world: World) -> dict[str, np.ndarray]:
+        model = Net(0, case)
+        zero = ZeRO(model, nn.optim.AdamW(trained(case, model), lr=0.01), world, stage=stage)
+        for step in range(case.steps):
+            part = shares(case, step, world.size)[world.rank][0]
+            if step == broken:
+                handle = model.blocks[block].register_forward_pre_hook(refuse)
+                with pytest.raises(ArithmeticError):
+                    loss_of(zero, part, case.samples)
+                handle.remove()
+                back(zero)
+            loss_of(zero, part, case.samples).backward()
+            zero.step()
+        with zero.gathered():
+            return state(model)
+
+    for values in dist.spawn(main, ranks=2):
+        for name, value in values.items():
+            np.testing.assert_allclose(value, expected.values[name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_that_is_not_finite_can_be_left_out(stage: int):

@@ -39,6 +39,15 @@ def test_the_update_runs_on_the_host(tmp_path: Path, stage: int, where: str):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_update_runs_on_the_host_where_ranks_own_nothing(stage: int):
+    small = replace(CASE, width=1, blocks=2)
+    expected = reference(replace(small, device="cpu"))
+    options = {"offload": "host"} | ({"bucket_bytes": 1} if stage < 3 else {})
+    for actual in run(replace(small, zero={"stage": stage, **options}), 5):
+        close(actual, expected)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_delayed_updates_agree_with_the_host(stage: int):
     zero = {"stage": stage, "offload": "host", "delayed": 2}
     expected = run(replace(CASE, device="cpu", zero=zero), 2)
