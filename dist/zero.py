@@ -67,7 +67,7 @@ class ZeRO(SavedZeRO):
     units         stage 3: the modules to gather one by one, or [[several, of, them], …] together; by default
                   each element of the model's lists
     algorithm     of all sums and gathers: "library", or one of minigrad's own. With "ordered" all stages
-                  agree to the last bit
+                  agree to the last bit, where a step has one walk (stages 2 and 3 sum after each)
     max_norm      scale gradients so that their joint 2-norm is at most this (Pascanu et al. 2013, §3.2)
     max_value     then bring each of their entries into [-max_value, max_value]
     finite_only   with max_norm: all ranks leave out a step whose norm is infinite or not a number
