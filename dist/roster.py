@@ -1,6 +1,7 @@
 """What has to stay as it is while a model is wrapped, and fast ways to see that it does."""
 
 from collections.abc import Sequence
+from itertools import chain
 from operator import is_
 
 from minigrad import mutation
@@ -24,22 +25,25 @@ class Roster:
 
     def _look(self) -> None:
         self._inside = [vars(module) for module in self.module.modules()]
-        self._held = self._found()
+        self._seen, self._held = self._identities(), self._found()
+
+    def _identities(self) -> list[int]:
+        """Of all that the modules hold: the same as before wherever nothing was assigned."""
+        return [*map(id, chain.from_iterable(map(dict.values, self._inside)))]
 
     def _found(self) -> list[Module | Parameter]:
         """What the modules hold now, in their order. Another module may bring other parameters."""
-        return [
-            value
-            for attributes in self._inside
-            for value in attributes.values()
-            if isinstance(value, (Module, Parameter))
-        ]
+        values = chain.from_iterable(map(dict.values, self._inside))
+        return [value for value in values if isinstance(value, (Module, Parameter))]
 
     def check(self, where: str) -> None:
         """Raises UsageError if parameters came, went, were replaced or moved, or are trained no more."""
         for parameter, leaf in self._leaves:
             if parameter.node is not leaf:
                 self._refuse(where, parameter)
+        seen, self._seen = self._seen, self._identities()
+        if seen == self._seen:
+            return
         found = self._found()
         if len(found) == len(self._held) and all(map(is_, found, self._held)):
             return

@@ -36,12 +36,12 @@ def gather(roots: Iterable[Node], floor: int = 0, once: dict[Node, float] | None
     found = list(turn)
     leaves = turn if once is None else once
     for node in found:  # which grows meanwhile
-        place = node.number - 0.5
+        place, rules = node.number - 0.5, node.operation and node.operation.rules
         for edge in node.inputs:
             if edge is None:
                 continue
             if edge.operation is None:
-                waits = type(edge) is Leaf and edge.hooks and node.operation.rules  # type: ignore[union-attr]
+                waits = rules and type(edge) is Leaf and edge.hooks
                 if edge not in leaves and edge not in turn and not waits:
                     leaves[edge] = place
                 else:
