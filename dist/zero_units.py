@@ -4,7 +4,8 @@ All ranks gather the same units in the same order, whatever of them they use: fo
 they were used in the first pass (`unit_order.py`), backward the other way round, each one ahead of its use. A
 rank that leaves a unit out, or has no walk at all in a step, takes part nevertheless. A unit used out of that
 order (again, or by a checkpoint that spans three) is gathered once more; that has to happen on all ranks
-alike. Frozen parameters are gathered with the unit that they are in.
+alike, and so has the use of units that are checkpointed: ranks that leave out others of those wait for each
+other. Frozen parameters are gathered with the unit that they are in.
 
 The units share one memory, in which each has its place: even ones at its beginning, odd ones at its end. It
 holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of weights;
