@@ -1,7 +1,7 @@
 """Ranks that stop together: what one rank refuses, all refuse, and none waits for one that has left."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -44,6 +44,13 @@ def agreed(world: World, action: Callable[[], T]) -> T:
         text[: len(content)] = np.frombuffer(content, dtype=np.uint8)
     world.broadcast(text, root=root, purpose="control")
     raise AgreedError(text.tobytes().rstrip(b"\0").decode(errors="replace"))
+
+
+def anywhere(world: World, flags: Sequence[bool]) -> list[bool]:
+    """Which of the flags are true on any rank."""
+    found = np.array(flags, dtype=np.uint8)
+    world.all_reduce(found, operation="max", purpose="control")
+    return found.astype(bool).tolist()
 
 
 def gathered(world: World, value: Any, *, root: int | None = None) -> list[Any]:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from minigrad import backend
-from minigrad.dist.agreement import gathered
+from minigrad.dist.agreement import anywhere, gathered
 from minigrad.dist.pipeline_stages import Cut, Stage
 from minigrad.dist.world import World
 from minigrad.errors import UsageError
@@ -154,8 +152,7 @@ def _sum(world: World, parameters: Sequence[Parameter], parts: Sequence[Tensor |
     """Let parameters of one dtype have the sums of gradients over ranks, in one message; those that no rank
     used have none.
     """
-    used = np.array([part is not None for part in parts], dtype=np.uint8)
-    told = world.start_all_reduce(used, operation="max", purpose="control")
+    used = anywhere(world, [part is not None for part in parts])
     xp = backend.of_device(parameters[0].device)
     flat = xp.concat(
         [
@@ -164,12 +161,11 @@ def _sum(world: World, parameters: Sequence[Parameter], parts: Sequence[Tensor |
         ]
     )
     world.all_reduce(flat, purpose="gradients")
-    told.wait()
     start = 0
-    for parameter, anywhere in zip(parameters, used, strict=True):
+    for parameter, found in zip(parameters, used, strict=True):
         assert isinstance(parameter.node, Leaf)
         piece = flat[start : start + parameter.size].reshape(parameter.shape)
-        if anywhere:
+        if found:
             deliver(parameter.node, piece.copy())
         start += parameter.size
 

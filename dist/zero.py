@@ -23,9 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minigrad import backend
+from minigrad.dist.agreement import anywhere
 from minigrad.dist.memory import Meter
 from minigrad.dist.offload import Offload
 from minigrad.dist.partition import BUCKET_BYTES, broadcast_rest, check_alike, check_settings, cut
@@ -300,9 +299,7 @@ class ZeRO(SavedZeRO):
         if self.replicas.size > 1:
             for gradient in gradients:
                 self.replicas.all_reduce(gradient, purpose="gradients", algorithm=self.algorithm)
-            flags = np.array(used, dtype=np.uint8)
-            self.replicas.all_reduce(flags, operation="max", purpose="control")
-            used = flags.astype(bool).tolist()
+            used = anywhere(self.replicas, used)
         norm, scale, skip = self._judge(gradients)
 
         def fill() -> None:

@@ -157,8 +157,9 @@ class UnitGradients(PooledGradients):
 
     def _before_walk(self, nodes: Sequence[Node], leaves: Container[Node]) -> None:
         """What a walk does not reach is sent when it has passed the unit: at once, for others wait for it."""
-        met, own = set(nodes), (leaf for filling in self.fillings for leaf in filling.leaves)
-        self._begun = self._begun or any(leaf in leaves or leaf in met for leaf in own)
+        if not self._begun:
+            met, own = set(nodes), (leaf for filling in self.fillings for leaf in filling.leaves)
+            self._begun = any(leaf in leaves or leaf in met for leaf in own)
 
     def reorder(self, buckets: Sequence[Bucket]) -> None:
         """From now on send these in this order, and then those that are apart."""

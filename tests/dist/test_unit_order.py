@@ -65,6 +65,15 @@ class Path(nn.Module):
         return h * 1.0
 
 
+def after_steps(zero: ZeRO, model: nn.Module, steps: int) -> list[np.ndarray]:
+    """The parameters of `model` behind so many steps along the sum of what it gives."""
+    for _ in range(steps):
+        mg.sum(zero()).backward()
+        zero.step()
+    with zero.gathered():
+        return [parameter.numpy().copy() for parameter in model.parameters()]
+
+
 @pytest.mark.parametrize("units", [5, 8])
 @pytest.mark.parametrize("used", [0, 1, 3])
 @pytest.mark.parametrize("leaving", [0, 1])
@@ -76,11 +85,7 @@ def test_a_rank_that_leaves_out_the_last_units_keeps_up(units: int, used: int, l
         part = list(model)[: used if world.rank == leaving else units]
         x = nn.Parameter(np.ones((2, 3)))
         zero = ZeRO(Path(model, part, x), nn.optim.SGD([*model.parameters(), x], lr=0.1), world, stage=stage)
-        for _ in range(3):
-            mg.sum(zero()).backward()
-            zero.step()
-        with zero.gathered():
-            return [parameter.numpy().copy() for parameter in model.parameters()]
+        return after_steps(zero, model, 3)
 
     whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
     np.testing.assert_allclose(shared_out, whole, rtol=1e-10)
@@ -118,11 +123,7 @@ def test_a_rank_that_uses_nothing_while_units_have_their_old_places():
         zero = ZeRO(path, nn.optim.SGD(path.parameters(), lr=0.1), world, stage=stage)
         with mg.no_grad():
             zero()
-        for _ in range(2):
-            mg.sum(zero()).backward()
-            zero.step()
-        with zero.gathered():
-            return [parameter.numpy().copy() for parameter in model.parameters()]
+        return after_steps(zero, model, 2)
 
     whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
     np.testing.assert_allclose(shared_out, whole, rtol=1e-10)
