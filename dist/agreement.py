@@ -53,6 +53,14 @@ def anywhere(world: World, flags: Sequence[bool]) -> list[bool]:
     return found.astype(bool).tolist()
 
 
+def alike(world: World, what: str, advice: str) -> None:
+    """See to it that all ranks do the same now. Raises AgreedError on all where they do not."""
+    found = gathered(world, what)
+    if len(set(found)) > 1:
+        told = ", ".join(f"rank {rank} {what}" for rank, what in zip(world.members, found, strict=True))
+        raise AgreedError(f"{world.name}: {told}; {advice}")
+
+
 def gathered(world: World, value: Any, *, root: int | None = None) -> list[Any]:
     """Every rank's `value` (of JSON), in rank order: on every rank, or on `root` alone (others: empty)."""
     content = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)

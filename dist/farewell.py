@@ -1,9 +1,10 @@
-"""The normal end of a rank: it stays until all have come there, and sees to it that nobody waits for ever.
+"""Nobody waits for ever: neither for a rank that has finished, nor for one that waits itself.
 
 MPI keeps a rank that ends until the others end, too, and never asks what those are doing. So all ranks of a
-host share a small table, in which each notes what it waits in. A rank that has finished looks there: while
-another computes, that may go on for as long as it likes; where all others do nothing but wait, nothing can
-ever happen again, since whoever has finished sends nothing any more.
+host share a small table, in which each notes what it waits in. A rank that has finished stays and looks
+there: while another computes, that may go on for as long as it likes; where all others do nothing but wait,
+nothing can ever happen again, since whoever has finished sends nothing any more. Before anybody has, it takes
+longer to be certain: what they wait for may be a long message on its way.
 """
 
 import time
@@ -18,6 +19,25 @@ CODES = {call: code for code, call in enumerate(CALLS)}
 FINISHED = -1
 SECONDS_UNTIL_CERTAIN = 4.0  # nobody waits for a message of this host for so long that comes at all
 SHORTEST_PAUSE, LONGEST_PAUSE, LONGEST_COUNTED = 0.001, 0.02, 0.5  # seconds between two looks
+
+
+class Stillness:
+    """For how long all who have not finished have done nothing but wait, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._before: list[int] = []
+        self._looked = time.monotonic()
+        self.seconds = 0.0
+
+    def look(self, lines: list[int]) -> dict[int, str]:
+        """Go on counting. Returns who has not finished, and what each of them waits in."""
+        now = time.monotonic()
+        going = {rank: line % len(CALLS) for rank, line in enumerate(lines) if line != FINISHED}
+        stuck = all(going.values()) and lines == self._before
+        # A very long time between two looks means that this process was stopped: little of it counts.
+        self.seconds = self.seconds + min(now - self._looked, LONGEST_COUNTED) if stuck else 0.0
+        self._before, self._looked = lines, now
+        return {rank: CALLS[code] for rank, code in going.items()}
 
 
 class Board:
@@ -47,20 +67,24 @@ class Board:
         Of several ranks that have finished, one alone returns so, to speak for all.
         """
         self._lines[self._rank] = FINISHED
-        before: list[int] = []
-        still, pause, looked = 0.0, SHORTEST_PAUSE, time.monotonic()
+        still, pause = Stillness(), SHORTEST_PAUSE
         while True:
             self._poke()
-            lines, now = self._lines.tolist(), time.monotonic()
-            going = {rank: line % len(CALLS) for rank, line in enumerate(lines) if line != FINISHED}
-            stuck = all(going.values()) and lines == before
-            # A very long time between two looks means that this process was stopped: little of it counts.
-            still = still + min(now - looked, LONGEST_COUNTED) if stuck else 0.0
-            if not going or (still > SECONDS_UNTIL_CERTAIN and self._rank == lines.index(FINISHED)):
-                return {rank: CALLS[code] for rank, code in going.items()}
-            before, looked = lines, now
-            pause = SHORTEST_PAUSE if stuck else min(1.2 * pause, LONGEST_PAUSE)
+            lines = self._lines.tolist()
+            going = still.look(lines)
+            speaks = self._rank == lines.index(FINISHED)
+            if not going or (still.seconds > SECONDS_UNTIL_CERTAIN and speaks):
+                return going
+            pause = SHORTEST_PAUSE if still.seconds else min(1.2 * pause, LONGEST_PAUSE)
             time.sleep(pause)
+
+    def look(self, still: Stillness) -> dict[int, str]:
+        """Who waits in what, if nobody has finished; called by a thread of its own."""
+        lines = self._lines.tolist()
+        if not self.shared or FINISHED in lines:
+            still.seconds = 0.0  # who has finished sees to the others
+            return {}
+        return still.look(lines)
 
 
 board = Board(memoryview(bytearray(8)).cast("q"), 0, lambda: None)
@@ -75,5 +99,17 @@ def share(lines: "memoryview", rank: int, poke: Callable[[], object]) -> None:
 
 def finish(name: Callable[[int], str]) -> str:
     """Stay until all ranks have finished; or return, in words, who still waits. `name` is that of a rank."""
-    waiting = board.finish()
+    return _told(board.finish(), name)
+
+
+def deadlock(seconds: float, name: Callable[[int], str]) -> str:
+    """Return, in words, who waits in what, as soon as all ranks of this host have for so many seconds."""
+    still, waiting = Stillness(), {}
+    while still.seconds <= seconds:
+        time.sleep(LONGEST_COUNTED)
+        waiting = board.look(still)
+    return _told(waiting, name)
+
+
+def _told(waiting: dict[int, str], name: Callable[[int], str]) -> str:
     return ", ".join(f"{name(rank)} in {call}" for rank, call in waiting.items())

@@ -27,14 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from minigrad.dist.prepare import LAUNCH_SOCKET, SECONDS_OF_SILENCE
+from minigrad.dist.prepare import LAUNCH_SOCKET, SECONDS_OF_SILENCE, silence_allowed
 from minigrad.dist.sight import Sight, sight_of
 from minigrad.errors import UsageError
 
 Family = Literal["mpich", "openmpi", "intel", "unknown"]
 SECONDS_TO_OBEY = 2.0  # between asking ranks to end, demanding it, and ending them
 SECONDS_BETWEEN_LOOKS = 0.1
-DEFAULT_SILENCE = 60.0
 ADVICE = 'install both with: pip install "minigrad[mpi]", or use ranks that are threads: --threads'
 
 
@@ -98,18 +97,6 @@ def mpirun_environment() -> dict[str, str]:
     if family(mpirun) == "openmpi" and hasattr(os, "geteuid") and os.geteuid() == 0:
         environment["OMPI_ALLOW_RUN_AS_ROOT"] = environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
     return environment
-
-
-def silence_allowed(environment: dict[str, str], seconds: float | None) -> float:
-    """After how many seconds without a sign of life a rank is given up; 0: never. Raises UsageError."""
-    given = environment.get(SECONDS_OF_SILENCE, str(DEFAULT_SILENCE)) if seconds is None else str(seconds)
-    try:
-        silence = float(given)
-    except ValueError:
-        silence = -1.0
-    if not 0 <= silence < float("inf"):
-        raise UsageError(f"{SECONDS_OF_SILENCE} is {given!r}; give a number of seconds, or 0 for no limit")
-    return silence
 
 
 # ------------------------------------------------------------------------- what ranks report

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn
@@ -30,9 +31,12 @@ ANNOUNCEMENTS = (
 )
 BLAS_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LAUNCH_SOCKET = "MINIGRAD_LAUNCH_SOCKET"
-SECONDS_OF_SILENCE = "MINIGRAD_SECONDS_OF_SILENCE"  # after which the launcher gives a rank up; 0: never
+SECONDS_OF_SILENCE = "MINIGRAD_SECONDS_OF_SILENCE"  # after which who says or does nothing is ended; 0: never
+DEFAULT_SILENCE = 60.0
 BEATS_PER_SILENCE = 8
 LONGEST_BETWEEN_BEATS = 5.0
+LONGER_THAN_SILENCE = 1.25  # so that a rank that was stopped while it waits is found by its silence
+SECONDS_TO_SAY_WHERE = 1.0  # for all ranks
 INTERRUPTED = 130
 
 
@@ -104,11 +108,25 @@ def share_the_cores(local_size: int) -> None:
 # ----------------------------------------------------------------------------------- the end
 
 
+def silence_allowed(environment: Mapping[str, str], seconds: float | None = None) -> float:
+    """After how many seconds a rank without a sign of life is given up, and all ranks that do nothing but
+    wait for each other; 0: never. Raises UsageError.
+    """
+    given = environment.get(SECONDS_OF_SILENCE, str(DEFAULT_SILENCE)) if seconds is None else str(seconds)
+    try:
+        silence = float(given)
+    except ValueError:
+        silence = -1.0
+    if not 0 <= silence < float("inf"):
+        raise UsageError(f"{SECONDS_OF_SILENCE} is {given!r}; give a number of seconds, or 0 for no limit")
+    return silence
+
+
 def end_all_with_this_rank(here: Announced) -> None:
     """Let an uncaught exception, or an exit with an error code, on this rank end every rank; and any other
-    end, if the others still wait then.
+    end, if the others still wait then. And all that wait for each other end.
 
-    MPI alone would leave the others waiting for ever. An exit without error stays what it is while they go
+    MPI alone would leave them waiting for ever. An exit without error stays what it is while they go
     on. `sys.exit`, `exit` and `quit` are watched by wrapping them, since Python tells nobody of a SystemExit:
     after `raise SystemExit(1)`, all end as after a return that was too early (see `farewell`).
     """
@@ -148,6 +166,20 @@ def end_all_with_this_rank(here: Announced) -> None:
             )
             end_after(f"{words}\n", "it finished while others wait", 1)
 
+    def watch() -> None:
+        waiting = farewell.deadlock(silence * LONGER_THAN_SILENCE, lambda rank: f"rank {rank}")
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        sys.stderr.write(f"{here.name} waits here:\n{''.join(traceback.format_stack(frame))}")
+        sys.stderr.flush()
+        time.sleep(SECONDS_TO_SAY_WHERE)
+        if here.rank == 0:
+            failed = f"deadlock: all wait for each other: {waiting}"
+            advice = "send what others receive, and call the same collectives in the same order on all ranks"
+            end_after(f"{here.name}: {failed}; {advice} (MINIGRAD_DEBUG=1 compares them)\n", failed, 1)
+
+    silence = silence_allowed(os.environ)
+    if silence:
+        threading.Thread(target=watch, name="deadlock", daemon=True).start()
     sys.excepthook = hook
     sys.exit = watched_exit
     vars(builtins).update(exit=watched_exit, quit=watched_exit)
@@ -229,8 +261,8 @@ class Launcher:
         """Begin to give signs of life, from a thread of its own: it goes on while this rank computes or waits
         for others, and ends when the process is stopped or dies.
         """
-        silence = float(os.environ.get(SECONDS_OF_SILENCE, "0"))
-        if self._line is not None and silence > 0:
+        silence = silence_allowed(os.environ)
+        if self._line is not None and silence:
             pause = min(silence / BEATS_PER_SILENCE, LONGEST_BETWEEN_BEATS)
             threading.Thread(target=self._beat, args=(pause,), name="heartbeat", daemon=True).start()
 

@@ -3,9 +3,10 @@
 All ranks gather the same units in the same order, whatever of them they use: forward in the order in which
 they were used in the first pass (`unit_order.py`), backward the other way round, each one ahead of its use. A
 rank that leaves a unit out, or has no walk at all in a step, takes part nevertheless. A unit used out of that
-order (again, or by a checkpoint that spans three) is gathered once more; that has to happen on all ranks
-alike, and so has the use of units that are checkpointed: ranks that leave out others of those wait for each
-other. Frozen parameters are gathered with the unit that they are in.
+order (again, by a checkpoint that spans three, or by one of two where a rank leaves out what lies between) is
+gathered once more. That has to happen on all ranks alike: they compare what they gather, and a rank that does
+so alone waits for the others until all are ended (`farewell.py`). Frozen parameters are gathered with the
+unit that they are in.
 
 The units share one memory, in which each has its place: even ones at its beginning, odd ones at its end. It
 holds any two neighbours, so the next can come while one is used. Nodes of the graph keep views of weights;
@@ -21,13 +22,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from minigrad.dist.agreement import alike
 from minigrad.dist.partition import Bucket
 from minigrad.dist.pipeline_stages import Stage
 from minigrad.dist.request import Request, done
 from minigrad.dist.unit_order import FirstPass
 from minigrad.dist.units import Unit, once, when_walked
 from minigrad.dist.world import World
-from minigrad.dist.zero_parameters import Track
 from minigrad.dist.zero_shards import ShardedParameters
 from minigrad.errors import UsageError
 from minigrad.graph import is_grad_enabled
@@ -43,17 +44,11 @@ class UnitParameters(ShardedParameters):
     """
 
     def __init__(
-        self,
-        module: Module,
-        units: Sequence[Unit],
-        root: Unit | None,
-        world: World,
-        *,
-        algorithm: str = "library",
-        track: Track,
+        self, module: Module, units: Sequence[Unit], root: Unit | None, world: World, **how: Any
     ) -> None:
         # Gradients travel meanwhile, and need not come in step with these.
-        super().__init__(units, root, world.split(0), algorithm=algorithm, track=track)
+        super().__init__(units, root, world.split(0), **how)
+        self._out_of_order = self.world.split(0)  # so that these do not meet those in order
         self.passed: Callable[[int, bool], None] = lambda count, walks: None
         self.reordered: Callable[[Sequence[Bucket]], None] = lambda buckets: None
         # A pipeline calls its layers one by one, on all ranks alike, and nothing tells where a pass begins.
@@ -107,8 +102,9 @@ class UnitParameters(ShardedParameters):
         """The first pass, while it is under way."""
         return self._first if self._direction == "forward" else None
 
-    def _start(self, unit: Unit) -> None:
+    def _start(self, unit: Unit, world: World | None = None) -> None:
         """Start to gather a unit, in place of what lies there."""
+        world = world or self.world
         if self._learning and self._learning.leads and unit is not self.root:
             self._learning.tell(unit.number)
         for other in [r for r in self._resident if r.overlaps(unit)]:
@@ -121,8 +117,8 @@ class UnitParameters(ShardedParameters):
         start = time.perf_counter()
         for part in unit.parts:
             counts = part.bucket.counts
-            if self.world.size > 1:
-                request = self.world.start_all_gather(part.shard, part.flat, counts=counts, **self.how)
+            if world.size > 1:
+                request = world.start_all_gather(part.shard, part.flat, counts=counts, **self.how)
             else:
                 part.flat[...] = part.shard
                 request = Request(done)
@@ -170,10 +166,9 @@ class UnitParameters(ShardedParameters):
         if unit is None or unit.whole or unit.requests or self._learning:
             return
         needed = self._behind if self._direction == "backward" else self._next - 1  # from that place on
-        for other in self._resident:
-            if other.overlaps(unit) and (other in self._calls or self._place(other) >= needed):
-                return
-        self._start(unit)
+        there = (other for other in self._resident if other.overlaps(unit))
+        if not any(other in self._calls or self._place(other) >= needed for other in there):
+            self._start(unit)
 
     def _place(self, unit: Unit) -> int:
         """Where a unit comes in the order of the pass."""
@@ -213,6 +208,10 @@ class UnitParameters(ShardedParameters):
                 self._leave(place)
                 self._entered = place + 1
                 self._prefetch()
+        if not (unit.whole or unit.requests or self._learning):
+            advice = "use units again, and checkpoint several in one, on all ranks alike (ZeRO stage 3)"
+            alike(self._out_of_order, f"gathers {unit.name} out of order", advice)
+            self._start(unit, self._out_of_order)
         self._gather(unit)
         unit.attach()
 

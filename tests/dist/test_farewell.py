@@ -6,7 +6,7 @@ import time
 import pytest
 
 from minigrad.dist import farewell
-from minigrad.dist.farewell import FINISHED, Board
+from minigrad.dist.farewell import FINISHED, Board, Stillness
 
 SECONDS = 0.3
 
@@ -85,3 +85,35 @@ def test_messages_that_were_left_under_way_are_moved_on() -> None:
     lines[0] = farewell.CODES["receive"]
     assert Board(lines, 1, poke).finish() == {}
     assert pokes[0] == 20
+
+
+def test_who_waits_counts_while_nobody_goes_on_or_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, (first, second) = boards(2)
+    now, still = 0.0, Stillness()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def after(seconds: float) -> float:
+        nonlocal now
+        now += seconds
+        first.look(still)
+        return still.seconds
+
+    first.enter("receive")
+    assert after(0.25) == after(0.25) == 0.0  # the second computes
+    second.enter("barrier")
+    assert [after(0.25), after(0.25), after(0.25)] == [0.0, 0.25, 0.5]
+    assert after(100.0) == 0.5 + farewell.LONGEST_COUNTED  # this process was stopped
+    second.leave()
+    second.enter("barrier")  # another one
+    assert [after(0.25), after(0.25)] == [0.0, 0.25]
+    lines[1] = FINISHED
+    assert after(0.25) == after(0.25) == 0.0  # it sees to that itself
+
+
+def test_a_deadlock_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "LONGEST_COUNTED", 0.05)
+    _, (first, second) = boards(2)
+    monkeypatch.setattr(farewell, "board", first)
+    first.enter("send")
+    second.enter("allgather")
+    assert farewell.deadlock(0.1, str) == "0 in send, 1 in allgather"

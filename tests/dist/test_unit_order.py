@@ -10,6 +10,7 @@ from minigrad import dist, nn
 from minigrad.dist.partition import with_guesses
 from minigrad.dist.world import World
 from minigrad.dist.zero import ZeRO
+from minigrad.errors import MinigradError
 from tests.dist.zero_training import Case, Net, Result, close, loss_of, reference, run, shares, state, trained
 
 
@@ -54,15 +55,20 @@ class Layer(nn.Module):
 class Path(nn.Module):
     """A parameter of its own, through the first of some layers."""
 
-    def __init__(self, layers: nn.Sequential, part: list[nn.Module], x: nn.Parameter) -> None:
+    def __init__(
+        self, layers: nn.Sequential, part: list[nn.Module], x: nn.Parameter, *, checkpointed: bool = False
+    ) -> None:
         self.layers, self.x = layers, x
-        self.part = part
+        self.part, self.checkpointed = part, checkpointed
 
     def forward(self) -> mg.Tensor:
-        h: mg.Tensor = self.x
+        h = mg.checkpoint(self.through, self.x) if self.checkpointed else self.through(self.x)
+        return h * 1.0
+
+    def through(self, h: mg.Tensor) -> mg.Tensor:
         for layer in self.part:
             h = layer(h)
-        return h * 1.0
+        return h
 
 
 def after_steps(zero: ZeRO, model: nn.Module, steps: int) -> list[np.ndarray]:
@@ -127,3 +133,31 @@ def test_a_rank_that_uses_nothing_while_units_have_their_old_places():
 
     whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
     np.testing.assert_allclose(shared_out, whole, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("parts", "complaint"),
+    [
+        (([0, 4], [0, 4]), None),
+        (([0, 4], [0, 3]), "rank 0 gathers layers.4 out of order, rank 1 gathers layers.3 out of order"),
+        (([0, 3], [1, 4]), "deadlock: no rank can go on"),
+    ],
+)
+def test_units_that_one_checkpoint_uses_out_of_order(
+    parts: tuple[list[int], list[int]], complaint: str | None
+):
+    """All ranks do so alike, or none computes with another's unit."""
+
+    def main(world: World, stage: int) -> list[np.ndarray]:
+        model = nn.Sequential(*(Layer(np.random.default_rng(number)) for number in range(5)))
+        x = nn.Parameter(np.ones((2, 3)))
+        path = Path(model, [model[number] for number in parts[world.rank]], x, checkpointed=True)
+        zero = ZeRO(path, nn.optim.SGD([*model.parameters(), x], lr=0.1), world, stage=stage)
+        return after_steps(zero, model, 3)
+
+    if complaint:
+        with pytest.raises(MinigradError, match=complaint):
+            dist.spawn(main, ranks=2, arguments=(3,))
+    else:
+        whole, shared_out = (dist.spawn(main, ranks=2, arguments=(stage,)) for stage in (0, 3))
+        np.testing.assert_allclose(shared_out, whole, rtol=1e-10)

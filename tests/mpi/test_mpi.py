@@ -186,6 +186,26 @@ def test_a_long_honest_step_is_no_silence(launcher: Start, what: str):
     assert (process.returncode, errors) == (0, "")
 
 
+def test_ranks_that_wait_for_each_other_say_where_and_end(launcher: Start, tmp_path: Path):
+    process = launcher(3, ["tests/mpi/victim.py", "wait"], MINIGRAD_SECONDS_OF_SILENCE="1")
+    everyone = ranks_of(process, tmp_path, 3)
+    _, errors = process.communicate(timeout=SECONDS_TO_END)
+    waiting = "rank 0 in receive, rank 1 in receive, rank 2 in receive"
+    assert f"rank 0 of 3: deadlock: all wait for each other: {waiting}; send what " in errors, errors
+    for rank in range(3):
+        assert re.search(rf'^rank {rank} of 3 waits here:\n  File ".*victim\.py"', errors, re.MULTILINE), (
+            errors
+        )
+    assert process.returncode == 1
+    assert not [rank for rank in everyone if alive(rank)]
+
+
+def test_ranks_that_wait_again_and_again_are_left_alone(launcher: Start):
+    process = launcher(2, ["tests/mpi/victim.py", "wait in turn"], MINIGRAD_SECONDS_OF_SILENCE="1")
+    _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_a_launcher_that_was_stopped_itself_blames_nobody(launcher: Start, tmp_path: Path):
     process = launcher(2, ["-c", LAST_FOR_SECONDS], MINIGRAD_SECONDS_OF_SILENCE="2")
     ranks_of(process, tmp_path, 2)
