@@ -65,14 +65,19 @@ class Numbered(Module):
         return self.extend(modules)
 
     def __add__(self, modules: Iterable[Module]) -> Any:
-        return type(self)().extend([*self, *modules])
+        return self._like([*self, *modules])
+
+    def _like(self, modules: Iterable[Module]) -> Any:
+        """A container of these: of the kind from which this one is derived, which is made in its own way."""
+        kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return kind().extend(modules)
 
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
 
     def __getitem__(self, index: int | slice) -> Any:
         modules = list(self.children())
-        return type(self)().extend(modules[index]) if isinstance(index, slice) else modules[index]
+        return self._like(modules[index]) if isinstance(index, slice) else modules[index]
 
     def __setitem__(self, index: int, module: Module) -> None:
         names = [name for name, _ in self.named_children()]

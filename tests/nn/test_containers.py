@@ -11,6 +11,7 @@ from minigrad import nn
 from minigrad.errors import DTypeError, ShapeError, UsageError
 from minigrad.nn import layers as L
 from minigrad.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
+from minigrad.nn.models import MLP
 from minigrad.nn.module import Module, Parameter
 from minigrad.ops import tensor
 from minigrad.tensor import Tensor
@@ -27,6 +28,13 @@ def test_sequential_takes_names_and_is_sliced_and_changed_like_a_list():
     assert [type(part).__name__ for part in model] == ["Linear", "Tanh", "Linear", "Tanh", "Identity"]
     with pytest.raises(UsageError, match=r"cannot be named 'forward'"):
         Sequential({"forward": L.ReLU()})
+
+
+def test_parts_of_what_is_made_in_its_own_way_are_plain_containers():
+    model = MLP([3, 4, 2])
+    head, longer = model[:2], model + Sequential(L.Tanh())
+    assert (type(head), type(longer)) == (Sequential, Sequential)
+    assert (list(head), list(longer)[:-1]) == (list(model)[:2], list(model))
 
 
 def test_a_dict_of_modules_is_found_under_its_keys():
