@@ -280,7 +280,9 @@ class ZeRO(SavedZeRO):
             self._parameters.end_round()
 
     def zero_grad(self) -> None:
-        """Forget gradients for which no step was taken; `step` itself uses them up."""
+        """Forget gradients for which no step was taken; `step` itself uses them up. All ranks call it, behind
+        the same walks.
+        """
         self._parameters.forget()
         self._gradients.forget()
 

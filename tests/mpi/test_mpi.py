@@ -187,7 +187,7 @@ def test_a_long_honest_step_is_no_silence(launcher: Start, what: str):
 
 
 def test_ranks_that_wait_for_each_other_say_where_and_end(launcher: Start, tmp_path: Path):
-    process = launcher(3, ["tests/mpi/victim.py", "wait"], MINIGRAD_SECONDS_OF_SILENCE="1")
+    process = launcher(3, ["tests/mpi/victim.py", "wait"], MINIGRAD_SECONDS_OF_SILENCE="2")
     everyone = ranks_of(process, tmp_path, 3)
     _, errors = process.communicate(timeout=SECONDS_TO_END)
     waiting = "rank 0 in receive, rank 1 in receive, rank 2 in receive"
@@ -201,7 +201,7 @@ def test_ranks_that_wait_for_each_other_say_where_and_end(launcher: Start, tmp_p
 
 
 def test_ranks_that_wait_again_and_again_are_left_alone(launcher: Start):
-    process = launcher(2, ["tests/mpi/victim.py", "wait in turn"], MINIGRAD_SECONDS_OF_SILENCE="1")
+    process = launcher(2, ["tests/mpi/victim.py", "wait in turn"], MINIGRAD_SECONDS_OF_SILENCE="1.5")
     _, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (0, "")
 
