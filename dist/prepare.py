@@ -83,9 +83,7 @@ def prepare() -> None:
         return
     _prepared = True
     yield_the_core(here.local_size)
-    if (
-        here.local_size == here.size
-    ):  # no network is needed for the table of `farewell`, of which UCX complains
+    if here.local_size == here.size:  # UCX complains where the table of `farewell` needs no network
         os.environ.setdefault("OMPI_MCA_osc", "^ucx")
     share_the_cores(here.local_size)
     end_all_with_this_rank(here)
