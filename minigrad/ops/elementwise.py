@@ -88,13 +88,13 @@ def _base(xp: Any, x: Any, y: Any) -> Any:
 @elementwise(x=lambda xp, v, x, out: -2 * v * out / x)
 def _inverse_square(xp: Any, x: Any, /) -> Any:
     """1 / x², with derivative ∓∞ at ±0."""
-    return 1 / xp.square(x)
+    return xp.ones((), dtype=x.dtype) / xp.square(x)
 
 
 @elementwise(x=lambda xp, v, x, out: -0.5 * v * out / x)
 def _inverse_root(xp: Any, x: Any, /) -> Any:
     """1 / √x, with derivative -∞ at 0."""
-    return 1 / xp.sqrt(x)
+    return xp.ones((), dtype=x.dtype) / xp.sqrt(x)
 
 
 def pow(x: Any, y: Any, /) -> Tensor:

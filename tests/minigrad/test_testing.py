@@ -187,6 +187,10 @@ def test_the_report_names_derivative_argument_and_entry() -> None:
         check_gradients(mutant, *x, order=1)
 
 
+def test_a_function_need_not_tell_what_its_arguments_are_called() -> None:
+    check_gradients(min, np.array(2.0), np.array(1.0))  # nor do ufuncs of an older NumPy tell
+
+
 def test_the_walks_are_held_to_each_other_more_tightly_than_to_differences() -> None:
     with declaring():
         nearly = largest(
