@@ -4,11 +4,14 @@ MPI keeps a rank that ends until the others end, too, and never asks what those 
 host share a small table, in which each notes what it waits in. A rank that has finished stays and looks
 there: while another computes, that may go on for as long as it likes; where all others do nothing but wait,
 nothing can ever happen again, since whoever has finished sends nothing any more. Before anybody has, it takes
-longer to be certain: what they wait for may be a long message on its way.
+longer to be certain: what they wait for may be a long message on its way. How long one may take, their memory
+tells, which holds it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+
+from minigrad.dist.sight import sight_of
 
 CALLS = (
     *("", "send", "receive", "barrier", "bcast", "reduce", "allreduce", "reduce_scatter"),
@@ -17,7 +20,8 @@ CALLS = (
 """What a rank may wait in, by MPI's names; first: in nothing."""
 CODES = {call: code for code, call in enumerate(CALLS)}
 FINISHED = -1
-SECONDS_UNTIL_CERTAIN = 4.0  # nobody waits for a message of this host for so long that comes at all
+SECONDS_UNTIL_CERTAIN = 4.0  # nobody waits so long for the next part of a message of this host
+SLOWEST_MESSAGE = 2.5e8  # bytes a second, on cores that others use as well
 SHORTEST_PAUSE, LONGEST_PAUSE, LONGEST_COUNTED = 0.001, 0.02, 0.5  # seconds between two looks
 
 
@@ -43,12 +47,15 @@ class Stillness:
 class Board:
     """The table, as one rank sees it: a number for each, which changes whenever it begins or ends to wait.
 
-    lines   of all ranks that share it; a rank alone has one of its own, and learns nothing from it
-    poke    moves messages on that this rank has left under way
+    lines       of all ranks that share it; a rank alone has one of its own, and learns nothing from it
+    poke        moves messages on that this rank has left under way
+    processes   of all ranks that share it, as the system numbers them
     """
 
-    def __init__(self, lines: "memoryview", rank: int, poke: Callable[[], object]) -> None:
-        self._lines, self._rank, self._poke = lines, rank, poke
+    def __init__(
+        self, lines: "memoryview", rank: int, poke: Callable[[], object], processes: Sequence[int] = ()
+    ) -> None:
+        self._lines, self._rank, self._poke, self._processes = lines, rank, poke, processes
         self._waits = 0
         self.shared = len(lines) > 1
 
@@ -73,10 +80,18 @@ class Board:
             lines = self._lines.tolist()
             going = still.look(lines)
             speaks = self._rank == lines.index(FINISHED)
-            if not going or (still.seconds > SECONDS_UNTIL_CERTAIN and speaks):
+            if not going or (speaks and self.certain(still, going, SECONDS_UNTIL_CERTAIN)):
                 return going
             pause = SHORTEST_PAUSE if still.seconds else min(1.2 * pause, LONGEST_PAUSE)
             time.sleep(pause)
+
+    def certain(self, still: Stillness, waiting: Iterable[int], seconds: float) -> bool:
+        """Whether they have waited for longer than `seconds`, and than the longest message that they hold."""
+        if still.seconds <= seconds:
+            return False
+        seen = [sight_of(self._processes[rank]) for rank in waiting if rank < len(self._processes)]
+        held = max((sight.memory_bytes for sight in seen if sight is not None), default=0)
+        return still.seconds > seconds + held / SLOWEST_MESSAGE
 
     def look(self, still: Stillness) -> dict[int, str]:
         """Who waits in what, if nobody has finished; called by a thread of its own."""
@@ -91,10 +106,10 @@ board = Board(memoryview(bytearray(8)).cast("q"), 0, lambda: None)
 """Of this process; `minigrad.dist.mpi` puts the one there that ranks share."""
 
 
-def share(lines: "memoryview", rank: int, poke: Callable[[], object]) -> None:
+def share(lines: "memoryview", rank: int, poke: Callable[[], object], processes: Sequence[int]) -> None:
     """From now on, this process is one of several that share a table."""
     global board
-    board = Board(lines, rank, poke)
+    board = Board(lines, rank, poke, processes)
 
 
 def finish(name: Callable[[int], str]) -> str:
@@ -103,9 +118,11 @@ def finish(name: Callable[[int], str]) -> str:
 
 
 def deadlock(seconds: float, name: Callable[[int], str]) -> str:
-    """Return, in words, who waits in what, as soon as all ranks of this host have for so many seconds."""
-    still, waiting = Stillness(), {}
-    while still.seconds <= seconds:
+    """Return, in words, who waits in what, as soon as all ranks of this host have for so many seconds, and
+    for longer than a message takes that they hold.
+    """
+    still, waiting = Stillness(), dict[int, str]()
+    while not board.certain(still, waiting, seconds):
         time.sleep(LONGEST_COUNTED)
         waiting = board.look(still)
     return _told(waiting, name)

@@ -34,6 +34,7 @@ from minigrad.errors import UsageError
 Family = Literal["mpich", "openmpi", "intel", "unknown"]
 SECONDS_TO_OBEY = 2.0  # between asking ranks to end, demanding it, and ending them
 SECONDS_BETWEEN_LOOKS = 0.1
+LONGEST_FOLDER = 70  # letters
 ADVICE = 'install both with: pip install "minigrad[mpi]", or use ranks that are threads: --threads'
 
 
@@ -219,6 +220,15 @@ class Watch:
 # ------------------------------------------------------------------------------- run and end
 
 
+def folder_of_sockets() -> str:
+    """The folder for temporary files; the system's, where that of the user has too long a name.
+
+    The whole name of a socket has about a hundred letters at most (sun_path in unix(7)).
+    """
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= LONGEST_FOLDER else os.path.join(os.sep, "tmp")
+
+
 def run_under_mpirun(command: list[str], *, ranks: int, seconds_of_silence: float | None = None) -> int:
     """Run `command` on `ranks` processes and return the exit code; output goes where this process's goes.
 
@@ -230,7 +240,7 @@ def run_under_mpirun(command: list[str], *, ranks: int, seconds_of_silence: floa
     words, environment = mpirun_command(ranks, command), mpirun_environment()
     silence = silence_allowed(environment, seconds_of_silence)
     environment[SECONDS_OF_SILENCE] = str(silence)
-    with tempfile.TemporaryDirectory(prefix="minigrad-") as folder:
+    with tempfile.TemporaryDirectory(prefix="minigrad-", dir=folder_of_sockets()) as folder:
         watch = Watch(Path(folder), silence)
         environment[LAUNCH_SOCKET] = watch.address
         mpirun = subprocess.Popen(

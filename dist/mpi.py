@@ -6,6 +6,7 @@ so `minigrad.dist` imports it only where several ranks were started.
 
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, NoReturn
@@ -333,13 +334,14 @@ def share_a_board(host: Any) -> None:
     """Give the ranks of this host, who are all there are, a table in memory that they share; once."""
     if farewell.board.shared:
         return
-    ranks, item = host.Get_size(), np.dtype(np.int64).itemsize
-    own = MPI.Win.Allocate_shared(item * ranks if host.Get_rank() == 0 else 0, item, comm=host)
+    ranks, rank, item = host.Get_size(), host.Get_rank(), np.dtype(np.int64).itemsize
+    own = MPI.Win.Allocate_shared(2 * item * ranks if rank == 0 else 0, item, comm=host)
     memory: Any = own.Shared_query(0)[0]
-    lines = memoryview(memory).cast("B").cast("q")[:ranks]
-    farewell.share(lines, host.Get_rank(), MPI.COMM_SELF.Iprobe)
-    lines[host.Get_rank()] = 0
+    table = memoryview(memory).cast("B").cast("q")
+    lines, processes = table[:ranks], table[ranks : 2 * ranks]
+    lines[rank], processes[rank] = 0, os.getpid()
     host.Barrier()
+    farewell.share(lines, rank, MPI.COMM_SELF.Iprobe, processes)
 
 
 def as_moved(buffer: Array) -> Array:

@@ -133,7 +133,6 @@ def end_all_with_this_rank(here: Announced) -> None:
     after `raise SystemExit(1)`, all end as after a return that was too early (see `farewell`).
     """
     launcher = Launcher.connect(here)
-    launcher.beat()
     exit_code, process = 0, os.getpid()
     plain_exit = sys.exit
 
@@ -161,7 +160,7 @@ def end_all_with_this_rank(here: Announced) -> None:
         if exit_code:
             end_after("", f"exit code {exit_code}", exit_code)
         launcher.tell(finished=True)
-        waiting = farewell.finish(lambda rank: f"rank {rank}")
+        waiting = farewell.finish(lambda rank: f"rank {rank}") if mpi_at_work() else ""
         if waiting:
             words = (
                 f"{here.name} has finished, and others still wait: {waiting}; all must make the same calls"
@@ -179,13 +178,14 @@ def end_all_with_this_rank(here: Announced) -> None:
             advice = "send what others receive, and call the same collectives in the same order on all ranks"
             end_after(f"{here.name}: {failed}; {advice} (MINIGRAD_DEBUG=1 compares them)\n", failed, 1)
 
-    silence = silence_allowed(os.environ)
-    if silence:
-        threading.Thread(target=watch, name="deadlock", daemon=True).start()
     sys.excepthook = hook
     sys.exit = watched_exit
     vars(builtins).update(exit=watched_exit, quit=watched_exit)
     atexit.register(at_exit)
+    launcher.beat()
+    silence = silence_allowed(os.environ)
+    if silence:
+        threading.Thread(target=watch, name="deadlock", daemon=True).start()
 
 
 def epitaph(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> tuple[int, str]:
@@ -197,10 +197,17 @@ def epitaph(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     return 1, "".join(traceback.format_exception(kind, error, trace))
 
 
+def mpi_at_work() -> Any:
+    """The library of mpi4py; None where MPI has not been started, or the program has ended it already."""
+    library = sys.modules.get("mpi4py.MPI")
+    at_work = library is not None and library.Is_initialized() and not library.Is_finalized()
+    return library if at_work else None
+
+
 def end_all(code: int) -> NoReturn:
     """End every rank, with this exit code."""
-    library = sys.modules.get("mpi4py.MPI")
-    if library is not None and library.Is_initialized() and not library.Is_finalized():
+    library = mpi_at_work()
+    if library is not None:
         library.COMM_WORLD.Abort(code)
     os._exit(code)  # before MPI started: the launcher sees a rank fail, and ends the others
 

@@ -1,5 +1,8 @@
-"""What the system knows of a process that says nothing: whether it was stopped, how long it has computed."""
+"""What the system knows of a process that says nothing: whether it was stopped, how long it has computed, how
+much it holds.
+"""
 
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +10,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Sight:
-    """A process at one moment: its state, as Linux calls it by a letter, and its processor time so far."""
+    """A process at one moment: its state, as Linux calls it by a letter, its processor time so far, and its
+    part of the memory.
+    """
 
     state: str
     cpu_seconds: float
+    memory_bytes: int = 0
 
     def at_work_since(self, before: "Sight | None") -> bool:
         """Whether it has computed since then, and nothing holds it now."""
@@ -28,6 +34,7 @@ def sight_of(process: int) -> Sight | None:
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])  # in the program, and in the system for it
+        pages = int(fields[21])
     except (OSError, ValueError, IndexError):
         return None
-    return Sight(fields[0], ticks / os.sysconf("SC_CLK_TCK"))
+    return Sight(fields[0], ticks / os.sysconf("SC_CLK_TCK"), pages * mmap.PAGESIZE)

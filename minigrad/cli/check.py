@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
 def parse(what: str) -> tuple[int, str | None]:
     """The lesson's number and the exercise's key, if one is named. Raises UsageError."""
     number, _, rest = what.partition(".")
-    if not number.isdigit() or (rest and not rest.isdigit()) or what.endswith("."):
+    if not number.isdecimal() or (rest and not rest.isdecimal()) or what.endswith("."):
         raise UsageError(f"{what!r} is no lesson such as 1 and no exercise such as 1.2")
     return int(number), what if rest else None
 

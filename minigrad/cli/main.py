@@ -6,10 +6,13 @@ and `main(args) -> int`, which imports what it needs. Exit codes: 0 done; 1 it f
 """
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import minigrad
@@ -46,6 +49,16 @@ examples:
 """
 
 
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+        "check the name, and what you may do there",
+    ),
+}
+"""What helps where the system refuses a path that somebody named, or the output goes to a full disk."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that refuses in one line and says where the help is."""
 
@@ -71,6 +84,10 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (default: those of the process) and return its exit code."""
+    if sys.stdout is None:  # whoever started us has closed it
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for good
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not everybody's output has all the letters that we use
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Only the command that is asked for is imported, so that `doctor` runs where another command cannot.
     named = words[:1] if words and words[0] in COMMANDS else COMMANDS
@@ -95,11 +112,18 @@ def run_command(args: argparse.Namespace) -> int:
         return refuse(2, args.command, str(error))
     except MinigradError as error:
         return refuse(1, args.command, str(error))
+    except MemoryError as error:
+        return refuse(1, args.command, f"out of memory: {error}; `minigrad plan` shows ways to need less")
     except KeyboardInterrupt:
         return refuse(130, args.command, "interrupted")
     except BrokenPipeError:  # the reader of our output, such as `head`, has what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        return refuse(2, args.command, f"{where}{error.strerror}; {REMEDIES[error.errno]}")
     return code
 
 

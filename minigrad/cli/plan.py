@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from minigrad.dist.planner import Setup
     from minigrad.nn.gpt import GPTConfig
 
+MOST = 1e100  # of anything: products of a few such numbers are numbers still
 DESCRIPTION = """\
 Plan a training: memory per rank by category for every stage of ZeRO, bytes sent a step, the fewest ranks that
 fit a memory, and the ways to fit a model on one device. Nothing is allocated and nothing runs.
@@ -93,8 +94,10 @@ def _count(text: str) -> int:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 1 and value == int(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1; write 7.5e9 or 64")
+    if not (1 <= value <= MOST and value == int(value)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number of at least 1 and at most {MOST:g}; write 7.5e9 or 64"
+        )
     return int(value)
 
 

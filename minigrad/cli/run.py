@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     if args.ranks < 1:
         raise UsageError(f"{args.ranks} ranks were asked for; give -n a number of at least 1")
     script = args.script
-    if script.isdigit():
+    if script.isdecimal():
         script = lesson_script(int(script))
     elif not Path(script).is_file():
         raise UsageError(

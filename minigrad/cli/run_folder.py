@@ -36,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: int | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -56,11 +57,55 @@ class RunFolder:
         check_out_is_free(path)
         folder = cls(begun(path))
         with _explained_start(path):
-            remove_folder(folder.path)
+            if folder.path.exists():  # of a run that was cut short, or another process is at it
+                folder.hold()
+                folder.discard()
             folder.path.mkdir(parents=True)
-            folder.write_json("config.json", {"format": FORMAT, **config})
-            write_file(folder.metrics, metrics.encode("utf-8"))
+            folder.hold()
+        try:
+            with _explained_start(path):
+                folder.write_json("config.json", {"format": FORMAT, **config})
+                write_file(folder.metrics, metrics.encode("utf-8"))
+        except UsageError:
+            folder.discard()
+            raise
         return folder
+
+    def hold(self) -> None:
+        """Keep other processes from writing to the folder, under whatever name, until `let_go`.
+
+        Raises UsageError where another one writes to it. Systems and disks that know no such lock do without.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return
+        self._held = os.open(self.path, os.O_RDONLY)
+        alone = True
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = os.path.samestat(os.fstat(self._held), self.path.stat())
+        except (BlockingIOError, FileNotFoundError):  # another process has it, or has put its own there
+            alone = False
+        except OSError:
+            pass  # a disk without locks
+        if not alone:
+            self.let_go()
+            raise UsageError(
+                f"another process writes to {self.path}; wait until it has ended, or name another folder "
+                "with --out"
+            )
+
+    def let_go(self) -> None:
+        """Let others write to the folder again."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def discard(self) -> None:
+        """Remove the folder, which this process holds."""
+        remove_folder(self.path)
+        self.let_go()
 
     def finish(self, path: Path) -> None:
         """Move the folder that `begin` made to its place. Raises UsageError where that fails."""
@@ -107,11 +152,11 @@ class RunFolder:
         self.write_text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        """Write a text file of the folder in one go."""
+        """Write a text file of the folder in one go. A file's name in it may be no Unicode."""
         partial = self.path / (name + PARTIAL)
         try:
             with explained(f"could not write {self.path / name}", _ROOM):
-                write_file(partial, content.encode("utf-8"))
+                write_file(partial, content.encode("utf-8", errors="replace"))
                 os.replace(partial, self.path / name)
         finally:
             partial.unlink(missing_ok=True)
@@ -131,8 +176,9 @@ class RunFolder:
     def rewind(self, step: int, config: Mapping[str, Any]) -> None:
         """Make the folder what it was after `step` steps, to go on from there with a changed `config`."""
         metrics = self.metrics_until(step)
-        for stale in [self.path / "report.json", self.path / "loss.svg"]:
-            stale.unlink(missing_ok=True)
+        with explained(f"could not go on in {self.path}", "go on elsewhere, with --out"):
+            for stale in [self.path / "report.json", self.path / "loss.svg"]:
+                stale.unlink(missing_ok=True)
         for partial in self.checkpoints.glob("*" + PARTIAL):
             remove_folder(partial)
         self.write_text("metrics.jsonl", metrics)
@@ -201,6 +247,8 @@ def begun(path: Path) -> Path:
 
 def check_out_is_free(path: Path) -> None:
     """Refuse a path that holds something already. Raises UsageError."""
+    if path.is_dir() and path.samefile("."):
+        raise UsageError(f"--out {path} is the folder that we are in; name one that does not exist yet")
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():

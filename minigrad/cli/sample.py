@@ -2,7 +2,6 @@
 
 import argparse
 import codecs
-import io
 import math
 import sys
 from pathlib import Path
@@ -103,8 +102,6 @@ def write_sample(
     """
     from minigrad.nn.text import encode
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     tokens = encode(prompt)
     sys.stdout.write(decoder.decode(bytes(tokens.tolist())))

@@ -6,6 +6,7 @@ Only rank 0 writes and prints; what it cannot write, all ranks learn of (`agreed
 import math
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from minigrad.cli.settings import Settings
 from minigrad.cli.trainer import StepResult, Trainer
 from minigrad.dist.agreement import AgreedError, agreed, gathered
 from minigrad.dist.checkpoint import Newest, save, saved
-from minigrad.dist.checkpoint_files import remove_folder
 from minigrad.nn.text import Text
 
 if TYPE_CHECKING:
@@ -68,17 +68,17 @@ def train_on_rank(world: "World", plan: Plan) -> int:
         checkpoint=plan.checkpoint.path if plan.checkpoint is not None else None,
         disk=next(parent for parent in out.absolute().parents if parent.is_dir()),
     )
-    run = TrainingRun(world, plan, out, trainer)
-    run.open_folder()
-    run.introduce()
-    with np.errstate(over="ignore", invalid="ignore"):  # a loss that diverges is reported once, by `steps`
-        finished = run.steps()
-    if not finished:
-        return 1
-    loss = trainer.validation_loss(FINAL_VALIDATION_SEQUENCES)
-    ranks = gathered(world, rank_figures(trainer))
-    seconds = time.perf_counter() - started
-    agreed(world, lambda: run.report(loss, ranks, seconds))
+    with closing(TrainingRun(world, plan, out, trainer)) as run:
+        run.open_folder()
+        run.introduce()
+        with np.errstate(over="ignore", invalid="ignore"):  # a loss that diverges is reported once
+            finished = run.steps()
+        if not finished:
+            return 1
+        loss = trainer.validation_loss(FINAL_VALIDATION_SEQUENCES)
+        ranks = gathered(world, rank_figures(trainer))
+        seconds = time.perf_counter() - started
+        agreed(world, lambda: run.report(loss, ranks, seconds))
     world.barrier()  # ranks that leave early would be taken for dead while rank 0 still writes text
     return 0
 
@@ -96,16 +96,20 @@ class TrainingRun:
         if plan.resume is not None and plan.out == plan.resume:
             self.folder = agreed(self.world, lambda: self._rewound(self.out) if first else None)
             return
+        folder = self.folder = agreed(self.world, lambda: self._begun() if first else None)
         try:
-            folder = agreed(self.world, lambda: self._begun() if first else None)
             self.save(begun(self.out))
             agreed(self.world, lambda: folder.finish(self.out) if folder else None)
         except AgreedError:
-            if first:
-                remove_folder(begun(self.out))
+            if folder is not None:
+                folder.discard()
             self.world.barrier()  # a rank that leaves may end the others
             raise
-        self.folder = folder
+
+    def close(self) -> None:
+        """Let other processes write to the folder."""
+        if self.folder is not None:
+            self.folder.let_go()
 
     def _begun(self) -> RunFolder:
         """The folder of a run that starts, aside, with the steps that were taken elsewhere."""
@@ -116,7 +120,8 @@ class TrainingRun:
 
     def _rewound(self, path: Path) -> RunFolder:
         """The folder of the run that goes on, as it was then."""
-        folder = RunFolder.open(path)
+        folder = self.folder = RunFolder.open(path)
+        folder.hold()
         folder.rewind(self.trainer.steps_done, self.plan.config())
         return folder
 

@@ -1,5 +1,7 @@
 """The command line as a whole: errors become one line and an exit code, on every rank."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -51,8 +53,13 @@ def fake_command(monkeypatch):
         (UsageError("5 heads do not divide width 8"), 2, "minigrad fake: 5 heads do not divide width 8\n"),
         (CommunicationError("rank 2 of 4: gone"), 1, "minigrad fake: rank 2 of 4: gone\n"),
         (KeyboardInterrupt(), 130, "minigrad fake: interrupted\n"),
+        (
+            MemoryError("9 TiB"),
+            1,
+            "minigrad fake: out of memory: 9 TiB; `minigrad plan` shows ways to need less\n",
+        ),
     ],
-    ids=["usage", "failure", "interrupt"],
+    ids=["usage", "failure", "interrupt", "memory"],
 )
 def test_an_error_is_one_line_and_a_code(fake_command, capsys, error, code, line):
     def fail(args):
@@ -63,9 +70,46 @@ def test_an_error_is_one_line_and_a_code(fake_command, capsys, error, code, line
     assert capsys.readouterr() == ("", line)
 
 
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG])
+def test_a_path_that_the_system_refuses_is_named_in_one_line(fake_command, capsys, reason):
+    def fail(args):
+        raise OSError(reason, os.strerror(reason), "private/mine")
+
+    fake_command.main = fail
+    assert command_line.main(["fake"]) == 2
+    said = f"minigrad fake: private/mine: {os.strerror(reason)}; check the name, and what you may do there\n"
+    assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+def test_output_that_goes_to_a_full_disk_is_told_in_one_line():
+    words = [sys.executable, "-m", "minigrad", "plan", "--parameters", "1e9"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=-1, text=True, check=False, timeout=60)
+    said = f"minigrad plan: {os.strerror(errno.ENOSPC)}; make room on the disk\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_output_that_nobody_wants_is_no_error(fake_command, monkeypatch):
+    fake_command.main = lambda args: print("words") or int(sys.stdout.isatty())
+    monkeypatch.setattr(sys, "stdout", None)
+    assert command_line.main(["fake"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["sample"], ["train", "--resume"], ["train", "--text"], ["train", "--out"]]
+)
+def test_a_name_that_is_too_long_for_the_system_is_refused(words, capsys):
+    assert command_line.main([*words, "x" * 300]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_unforeseen_error_keeps_its_traceback(fake_command):
     fake_command.main = lambda args: 1 // 0
     with pytest.raises(ZeroDivisionError):
+        command_line.main(["fake"])
+    fake_command.main = lambda args: os.stat("missing/file")
+    with pytest.raises(FileNotFoundError):
         command_line.main(["fake"])
 
 
@@ -96,6 +140,21 @@ def test_every_help_teaches_by_example(words, capsys):
     assert leaving.value.code == 0
     assert f"usage: minigrad {words[0] if len(words) == 2 else ''}" in output
     assert len(output.rstrip().split("\n\n")) >= 3  # more than usage and options
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--help"], ["plan", "--model", "layers=2,width=8,heads=2", "--pipeline", "2"]]
+)
+def test_output_that_lacks_our_letters_shows_the_others(words):
+    done = subprocess.run(
+        [sys.executable, "-m", "minigrad", *words],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"ranks" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("head") is None, reason="needs the program `head`")

@@ -138,6 +138,7 @@ def test_data_alone_is_as_many_ranks(capsys) -> None:
         (["--parameters", "many"], "7.5e9"),
         (["--parameters", "0.5"], "whole number"),
         (["--parameters", "inf"], "whole number"),
+        (["--parameters", "1.7e308", "--ranks", "2"], "at most 1e+100"),
         (["--parameters", "1e9", "--ranks", "0"], "at least 1"),
         (["--parameters", "1e9", "--stage", "4"], "invalid choice"),
         (["--parameters", "1e9", "--optimizer", "newton"], "adamw"),

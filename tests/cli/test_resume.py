@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minigrad.cli.main import main
+from minigrad.cli.run_folder import RunFolder
 from minigrad.dist.checkpoint_manifest import NAME, Manifest
 from tests.cli.common import STEPS, metrics, quiet, text, words
 
@@ -40,6 +41,20 @@ def refused(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     return line
+
+
+def test_a_run_that_another_process_goes_on_with_is_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl")
+    other = RunFolder.open(run)
+    other.hold()
+    assert "another process writes to" in refused(run, capsys)
+    assert (
+        main(["train", "--resume", str(run), "--steps", str(STEPS + 2), "--out", str(tmp_path / "new")]) == 0
+    )
+    other.let_go()
+    assert resume(run) == 0
 
 
 # ----- Whose checkpoint it is -----

@@ -52,6 +52,7 @@ def test_several_ranks(script, capfd):
     ("words", "expected"),
     [
         (["-n", "2", "no_such.py"], "no_such.py"),
+        (["²"], "there is no file '²'"),
         (["-n", "0", __file__], "0 ranks"),
         (["-n", "2", "--threads", __file__], "dist.spawn"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minigrad.cli.run_folder import RunFolder, begun
+from minigrad.cli.run_folder import RunFolder, begun, check_out_is_free
 from minigrad.dist import checkpoint_files
 from minigrad.errors import UsageError
 
@@ -99,6 +99,58 @@ def test_a_path_that_is_taken_is_refused_and_an_empty_folder_is_used(
     (tmp_path / "empty").mkdir()
     create(tmp_path / "empty", {})
     assert before < names(tmp_path)
+
+
+def test_the_folder_that_we_are_in_is_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), tmp_path):
+        with pytest.raises(UsageError, match="is the folder that we are in"):
+            check_out_is_free(path)
+
+
+def test_a_folder_in_which_another_process_writes_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    path = tmp_path / "mine"
+    first = RunFolder.begin(path, {"settings": {"seed": 1}})
+    with pytest.raises(UsageError, match=r"another process writes to .*mine\.partial; .*--out"):
+        RunFolder.begin(path, {"settings": {"seed": 2}})
+    first.checkpoints.mkdir()
+    first.finish(path)
+    assert first.config()["settings"] == {"seed": 1}
+    with pytest.raises(UsageError, match=r"another process writes to .*mine;"):
+        RunFolder.open(path).hold()  # its name has changed since
+    first.let_go()
+    second = RunFolder.open(path)
+    second.hold()
+    second.let_go()
+
+
+def test_what_a_process_left_that_is_gone_makes_room(tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    RunFolder.begin(path, {"settings": {"seed": 1}}).let_go()
+    folder = RunFolder.begin(path, {"settings": {"seed": 2}})
+    assert folder.config()["settings"] == {"seed": 2}
+    folder.discard()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_may_not_be_changed_is_told_in_one_line(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    with pytest.raises(UsageError, match=r"could not go on in .*mine: Permission denied; .*--out"):
+        folder.rewind(0, {"settings": {}})
+
+
+def test_a_name_that_is_no_unicode_is_written_as_far_as_it_is(folder: RunFolder) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    folder.write_text("loss.svg", f"<svg>{name}</svg>")
+    assert (folder.path / "loss.svg").read_text() == "<svg>caf?.txt</svg>"
+    folder.write_json("config.json", {"text": {"name": name}})
+    assert folder.config()["text"]["name"] == name
 
 
 def test_rewinding_keeps_the_steps_up_to_the_checkpoint(folder: RunFolder) -> None:

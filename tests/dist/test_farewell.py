@@ -7,6 +7,7 @@ import pytest
 
 from minigrad.dist import farewell
 from minigrad.dist.farewell import FINISHED, Board, Stillness
+from minigrad.dist.sight import Sight
 
 SECONDS = 0.3
 
@@ -108,6 +109,23 @@ def test_who_waits_counts_while_nobody_goes_on_or_has_finished(monkeypatch: pyte
     assert [after(0.25), after(0.25)] == [0.0, 0.25]
     lines[1] = FINISHED
     assert after(0.25) == after(0.25) == 0.0  # it sees to that itself
+
+
+@pytest.mark.parametrize("message", [1e9, 10e9])
+def test_the_longest_message_has_its_time(monkeypatch: pytest.MonkeyPatch, message: float) -> None:
+    held = {71: int(message), 72: 10**6, 73: 10**12}
+    monkeypatch.setattr(farewell, "sight_of", lambda process: Sight("R", 0.0, held[process]))
+    board, still = Board(memoryview(bytearray(24)).cast("q"), 0, lambda: None, [71, 72, 73]), Stillness()
+    needed = 5.0 + message / farewell.SLOWEST_MESSAGE
+    for still.seconds, certain in ((4.9, False), (needed - 0.1, False), (needed + 0.1, True)):
+        assert board.certain(still, [0, 1], 5.0) is certain  # whoever has finished holds none
+
+
+def test_where_the_system_tells_nothing_all_have_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "sight_of", lambda process: None)
+    board, still = Board(memoryview(bytearray(16)).cast("q"), 0, lambda: None, [71, 72]), Stillness()
+    for still.seconds, certain in ((4.9, False), (5.1, True)):
+        assert board.certain(still, [0, 1], 5.0) is certain
 
 
 def test_a_deadlock_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

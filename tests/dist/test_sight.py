@@ -54,6 +54,12 @@ def at_work(process: int, before: Sight) -> bool:
     return seen(process).at_work_since(before)
 
 
+def test_what_a_process_holds_is_seen() -> None:
+    before = seen(os.getpid()).memory_bytes
+    held = bytearray(b"1") * 50_000_000
+    assert seen(os.getpid()).memory_bytes - before > 0.9 * len(held)
+
+
 def test_a_process_that_only_waits_is_not_at_work() -> None:
     one = Sight("S", 3.0)
     assert not Sight("S", 3.0).at_work_since(one)

@@ -132,6 +132,34 @@ def test_leaving_early_is_no_failure(launcher: Start):
     assert sorted(re.findall("rank . ends well", output)) == ["rank 0 ends well", "rank 1 ends well"]
 
 
+def test_temporary_files_may_lie_in_a_folder_with_a_long_name(launcher: Start, tmp_path: Path):
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    program = "from minigrad import dist; dist.world().barrier(); print('done')"
+    output, errors = launcher(2, ["-c", program], TMPDIR=str(folder)).communicate(timeout=SECONDS_TO_END)
+    assert (output.count("done"), errors) == (2, "")
+
+
+def test_a_program_may_end_mpi_itself(launcher: Start):
+    program = (
+        "from minigrad import dist; from mpi4py import MPI\n"
+        "dist.world().barrier(); MPI.Finalize(); print('done')"
+    )
+    output, errors = launcher(2, ["-c", program]).communicate(timeout=SECONDS_TO_END)
+    assert (output.count("done"), errors) == (2, "")
+
+
+def test_a_long_message_is_waited_for_by_a_rank_that_has_finished(launcher: Start):
+    program = (
+        "import numpy as np; from minigrad import dist; from minigrad.dist import farewell\n"
+        "farewell.SECONDS_UNTIL_CERTAIN = 0.0\n"
+        "world = dist.world(); group = world.split(world.rank // 2)\n"
+        "if world.rank < 2: group.all_reduce(np.ones(10**8, np.float16)); print('done')"
+    )
+    output, errors = launcher(3, ["-c", program]).communicate(timeout=SECONDS)
+    assert (output.count("done"), errors) == (2, "")
+
+
 def test_others_may_go_on_without_a_rank_for_as_long_as_they_like(launcher: Start):
     process = launcher(3, ["tests/mpi/victim.py", "leave others at work"], MINIGRAD_TEST_CERTAIN="0.5")
     _, errors = process.communicate(timeout=SECONDS)
@@ -230,6 +258,21 @@ LAST_FOR_SECONDS = (
 def test_a_limit_that_is_none_is_refused(launcher: Start, seconds: str):
     _, errors = launcher(2, ["-c", ""], MINIGRAD_SECONDS_OF_SILENCE=seconds).communicate(timeout=SECONDS)
     assert f"MINIGRAD_SECONDS_OF_SILENCE is '{seconds}'; give a number of seconds" in errors
+
+
+def test_such_a_limit_is_refused_in_one_line_under_a_plain_mpirun():
+    result = subprocess.run(
+        mpirun_command(2, [sys.executable, "-c", "from minigrad import dist"]),
+        cwd=ROOT,
+        env=mpirun_environment() | {"PYTHONPATH": str(ROOT), "MINIGRAD_SECONDS_OF_SILENCE": "long"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_END,
+        check=False,
+    )
+    assert re.search("^rank . of 2: MINIGRAD_SECONDS_OF_SILENCE is 'long'; give", result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends mpirun when its launcher is killed")
