@@ -131,10 +131,11 @@ def messages_of(verb: str, algorithm: str, *, ranks: int) -> list[Arrow]:
 
 def ring_messages(*, ranks: int = 4) -> str:
     """The messages of a ring all-reduce as SVG text."""
+    last = chr(96 + ranks)
     return message_arrows(
         messages_of("all_reduce", "ring", ranks=ranks),
         title=f"A ring all-reduce on {ranks} ranks",
-        caption=f"The array is cut into {ranks} pieces, a to {chr(96 + ranks)}. “b 0+1” is piece b, summed "
+        caption=f"The array is cut into {ranks} pieces, a to {last}. “{last} 0+1” is piece {last}, summed "
         f"over ranks 0 and 1. After {ranks - 1} steps every rank has one piece that is summed over all; "
         f"after {ranks - 1} more, everybody has everything.",
     )

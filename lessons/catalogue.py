@@ -9,7 +9,6 @@ The docstring of `lesson.py` is the lesson's label: its first line is the title,
 import ast
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,10 +130,9 @@ def state_of(folder: Path) -> str:
     import json
 
     try:
-        results: Sequence[str] = json.loads((folder / ".checked.json").read_text(encoding="utf-8"))["states"]
-    except (OSError, ValueError, KeyError):
+        results = set(json.loads((folder / ".checked.json").read_text(encoding="utf-8"))["states"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "new"
-    for state in ("failed", "todo"):
-        if state in results:
-            return state
-    return "done"
+    if results <= {"done"}:
+        return "done"
+    return "todo" if results <= {"done", "todo"} else "failed"

@@ -49,12 +49,13 @@ def require_close(found: Any, expected: Any, what: str, *, tolerance: float = 1e
     """Compare numbers or arrays, relative to the largest expected entry; `what` begins the sentence."""
     if found is None:
         raise Wrong(f"{what}: your function returns None; return the result")
+    given = getattr(found, "data", found) if hasattr(found, "node") else found
     try:
-        ours = np.asarray(
-            getattr(found, "data", found) if hasattr(found, "node") else found, dtype=np.float64
-        )
+        ours = np.asarray(given)
+        # By itself NumPy would read texts, and drop imaginary parts.
+        ours = ours.astype(np.float64, casting="unsafe" if ours.dtype == object else "same_kind")
     except (TypeError, ValueError):
-        raise Wrong(f"{what}: expected numbers, and got a {type(found).__name__}") from None
+        raise Wrong(f"{what}: expected real numbers, and got a {type(found).__name__}") from None
     target = np.asarray(getattr(expected, "data", expected) if hasattr(expected, "node") else expected)
     if ours.shape != target.shape:
         raise Wrong(f"{what}: expected shape {target.shape}, and yours has {ours.shape}")

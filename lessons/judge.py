@@ -66,7 +66,8 @@ class Task:
 class Finding:
     """What one check found. `state`: started; then done, todo, failed, endless, or broken (the check is).
 
-    Without a check: `ready` for controls, and `over`, after which this process says nothing more.
+    Without a check: `started` (the answer is being imported), `ready` for controls, and `over`, after which
+    this process says nothing more.
     """
 
     check: str
@@ -166,6 +167,7 @@ class Judge:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
+        self.write(Finding("", "started"))
         try:
             with self.limited(""):
                 spec.loader.exec_module(module)
@@ -216,9 +218,9 @@ class Judge:
             missing = str(error).rpartition("attribute ")[2]
             return Finding(check, "failed", f"{self.subject.name} has no {missing} any more; keep its name")
         said = f"{type(error).__name__}: {error}"
-        return Finding(
-            check, "failed", f"with what your code returned the check could not go on\n    {said}", example
-        )
+        none = " (it returned None somewhere; return the result)" * ("'NoneType'" in said)
+        message = f"with what your code returned the check could not go on{none}\n    {said}"
+        return Finding(check, "failed", message, example)
 
     def line_of(self, error: BaseException) -> int:
         """The innermost line of the answer that an exception went through; 0 for none."""

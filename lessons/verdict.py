@@ -14,6 +14,7 @@ from minigrad.lessons.session import Session, hold
 
 STATES = ("broken", "tampered", "endless", "failed", "todo", "done", "started")  # the worst first
 ENDED = "the answer ended the process in which it was checked, or ran out of its memory"
+IMPORTING = Finding("", "started")
 ANSWER_BYTES = 1 << 20
 SECONDS = {"check": 30.0, "grade": 60.0}
 
@@ -117,11 +118,13 @@ def check(
             for name, finding in found.items():
                 if finding.state == "started":
                     found[name] = replace(finding, state="failed", message=ENDED)
-            if controls:
+            begun = any(finding.state == "started" for finding in session.findings[0])
+            if controls and begun:  # else nothing of the answer ran that could have changed anything
                 found = confirmed(found, waiting, session, controls)
             if not found.keys() & set(waiting):
                 said = session.printed or "the process that checks ended without a word"
-                found[waiting[0]] = Finding(waiting[0], "broken", said)
+                state, why = ("failed", ENDED) if begun else ("broken", said)
+                found |= {name: Finding(name, state, why) for name in waiting}
             findings |= found
             if any(finding.state == "endless" for finding in found.values()):
                 limit = max(limit / 2, min(limit, 10.0))  # or an answer that only sleeps would take an hour
@@ -152,7 +155,7 @@ def worst(checks: Sequence[str], said: Sequence[Finding]) -> dict[str, Finding]:
     """The worst that was said of each check: what an answer adds to its judge's words cannot better them."""
     found: dict[str, Finding] = {}
     for finding in said:
-        if finding.check in ("", *checks) and finding.state in STATES:
+        if finding.check in ("", *checks) and finding.state in STATES and finding != IMPORTING:
             before = found.get(finding.check, finding)
             found[finding.check] = min(before, finding, key=lambda one: STATES.index(one.state))
     return found

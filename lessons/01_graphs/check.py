@@ -151,20 +151,20 @@ def check_dual(answer, operations, x, y):
 
 
 @exercise("1.2", "dual numbers", points=0)
-@given(x=numbers(-1, 1), number=numbers())
-def check_dual_with_plain_numbers(answer, x, number):
-    d = answer.Dual(x, 1.0)
+@given(x=numbers(-1, 1), t=numbers(), number=numbers())
+def check_dual_with_plain_numbers(answer, x, t, number):
+    d = answer.Dual(x, t)
     for what, result, value, tangent in (
-        ("x + number", d + number, x + number, 1.0),
-        ("number + x", number + d, x + number, 1.0),
-        ("x * number", d * number, x * number, number),
-        ("number * x", number * d, x * number, number),
-        ("exp(x)", d.exp(), math.exp(x), math.exp(x)),
+        ("x + number", d + number, x + number, t),
+        ("number + x", number + d, x + number, t),
+        ("x * number", d * number, x * number, number * t),
+        ("number * x", number * d, x * number, number * t),
+        ("exp(x)", d.exp(), math.exp(x), math.exp(x) * t),
     ):
         require(hasattr(result, "tangent"), f"{what}: the result must be a Dual, not {result!r}")
         require_close(result.value, value, f"the value of {what}")
-        require_close(result.tangent, tangent, f"the derivative of {what}")
-    require(d.value == x and d.tangent == 1.0, "an operation changed its operand; return a new Dual")
+        require_close(result.tangent, tangent, f"the tangent of {what}, where that of x is {t:g}")
+    require(d.value == x and d.tangent == t, "an operation changed its operand; return a new Dual")
 
 
 @exercise("1.3", "a tape and the walk back", points=3, rebuilds=ENGINE)
@@ -179,6 +179,7 @@ def check_backward(answer, operations, x, y):
         for name, leaf, expected in (("x", first, by_x), ("y", second, by_y)):
             what = f"the gradient of {name} in {operations}{time}"
             require_close(leaf.gradient, expected, what)
+        require_close(output.gradient, 1.0, f"the gradient of the output of {operations}{time}, by itself")
 
 
 @exercise("1.3", "a tape and the walk back", points=0)

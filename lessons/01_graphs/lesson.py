@@ -168,6 +168,6 @@ assert x.grad.item() == 8.0
 #
 # | | the books say | we measured |
 # |---|---|---|
-# | nine paths | 9 multiplications, 8 additions, or 4 additions and 1 multiplication | the same, by counting in exercise 1 |
+# | nine paths | 9 multiplications, 8 additions, or 4 additions and 1 multiplication | the same, written out above |
 # | $e = (a+b)(b+1)$ | 2 and 5 | 2 and 5 |
 # | cost of a gradient | at most about 5 evaluations of the function | lesson 2 measures it |

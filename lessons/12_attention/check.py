@@ -7,7 +7,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad.lessons.checking import count, exercise, few, require, require_close, require_tensor
+from minigrad.lessons.checking import (
+    Wrong,
+    count,
+    exercise,
+    few,
+    require,
+    require_close,
+    require_tensor,
+    wrong,
+)
 
 ATTENTION = [
     "minigrad.ops.attention.scaled_dot_product_attention",
@@ -33,6 +42,16 @@ def plain_attention(query, key, value, hidden=None):
         weights = np.exp(np.array(scores) - max(scores))
         out[place] = weights / weights.sum() @ value[there]
     return out
+
+
+def require_gradients(name, function, *arrays):
+    """Derivatives flow through the answer, and are those of its values."""
+    try:
+        mg.testing.check_gradients(function, *arrays, order=1)
+    except Wrong:
+        raise
+    except AssertionError as error:
+        wrong(f"the derivatives of your {name} are not those of its values: {error}")
 
 
 def drawn(seed, *shapes):
@@ -70,11 +89,7 @@ def check_mask(answer, seed, n):
 @few()
 @given(seed=st.integers(0, 9))
 def check_that_gradients_flow(answer, seed):
-    arrays = drawn(seed, (3, 2), (4, 2), (4, 2))
-    try:
-        mg.testing.check_gradients(lambda q, k, v: answer.attention(q, k, v), *arrays, order=1)
-    except AssertionError as error:
-        require(False, f"the derivatives of your attention are not those of its values: {error}")
+    require_gradients("attention", answer.attention, *drawn(seed, (3, 2), (4, 2), (4, 2)))
 
 
 @exercise("12.2", "many heads", points=2)
@@ -95,6 +110,19 @@ def check_heads(answer, seed, batch, time, heads, head):
     require_close(
         answer.merge_heads(mg.tensor(split.numpy())), x, f"merge_heads after split_heads of {x.shape}"
     )
+
+
+@exercise("12.2", "many heads", points=0)
+@few()
+@given(seed=st.integers(0, 9))
+def check_that_gradients_flow_through_heads(answer, seed):
+    def there_and_back(x):
+        split = answer.split_heads(x, 3)
+        merged = answer.merge_heads(split)
+        require_tensor(merged, "merge_heads")
+        return merged
+
+    require_gradients("split_heads and merge_heads", there_and_back, *drawn(seed, (2, 2, 6)))
 
 
 @exercise("12.3", "positional encodings", points=2)
@@ -161,6 +189,17 @@ def check_block(answer, seed, batch, time, heads):
     require(not missing, f"{what}: each layer must be called once; see {', '.join(missing)}")
     expected = middle + np.tanh(centred_middle @ inner) @ outer
     require_close(found, expected, f"{what}: the block's output, x + out(...) + mlp(...)")
+
+
+@exercise("12.4", "the block", points=0, rebuilds=ATTENTION)
+@few(0.1)
+@given(seed=st.integers(0, 9))
+def check_that_gradients_flow_through_the_block(answer, seed):
+    x, *matrices = drawn(seed, (1, 3, 4), (4, 12), (4, 4), (4, 4))
+    names = ("queries_keys_values", "out", "mlp")
+    layers = {n: lambda x, w=w: x @ w for n, w in zip(names, map(mg.tensor, matrices), strict=True)}
+    norms = {"norm_1": lambda x: 0.5 * x, "norm_2": lambda x: 2.0 * x}
+    require_gradients("block", lambda x: answer.block(x, **layers, **norms, heads=2), x)
 
 
 @exercise("12.5", "a test for leaks", points=2)

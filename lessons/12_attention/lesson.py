@@ -162,8 +162,9 @@ say(f"{share_right(model):.0%} of new sequences copied without a mistake")
 assert share_right(model) == 1.0
 
 # %% [markdown]
-# Where does it look? Take the queries and keys of each head, compute the weights, and draw the head that looks furthest back. The copying
-# positions are the rows from the stop on. A bright diagonal, eight or so places back, is the whole trick.
+# Where does it look? Take the queries and keys of each head, compute the weights, and draw the head that looks most
+# at the symbol to be copied, or at the one behind it. The copying positions are the rows from the stop on. One diagonal there,
+# eight or seven places back, is the whole trick.
 
 # %%
 seen = {}

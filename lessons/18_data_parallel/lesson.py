@@ -95,7 +95,7 @@ assert error < 1e-14
 arrows = message_arrows(
     messages_of("all_reduce", "ring", ranks=4),
     title="A ring all-reduce on 4 ranks",
-    caption="“b 0+1” is piece b, summed over ranks 0 and 1.",
+    caption="The array is cut into pieces a to d. “d 0+1” is piece d, summed over ranks 0 and 1.",
 )
 figure("ring", arrows, "Every message of a ring all-reduce, from carrying it out.")
 

@@ -79,9 +79,9 @@ def check_gradient_in_segments(answer, sizes):
     number, segments = sizes
     layers, calls = chain(number)
     State.alive = State.most = 0
-    found = answer.gradient_in_segments(layers, State(0.7), 1.0, segments)
+    found = answer.gradient_in_segments(layers, State(0.7), -3.0, segments)
     what = f"{count(number, 'layer')} in {count(segments, 'segment')}"
-    require_close(found, derivative(layers, 0.7), f"{what}: the cotangent of x")
+    require_close(found, -3.0 * derivative(layers, 0.7), f"{what}: the cotangent of x, for -3 at the end")
     longest = -(-number // segments)
     require(
         State.most <= segments + longest + 1,
@@ -123,12 +123,12 @@ def check_segment(answer, seed, before, between):
     )
     random.random(between)
     twin.random(between)
-    cotangent = np.ones(8)
+    cotangent = np.arange(-3.0, 5.0)
     found = segment.backward(cotangent)
     require(len(masks) == 2, "backward must run the function again")
     same = np.array_equal(masks[0], masks[1])
     require(same, "the second run drew another mask: begin where the generator stood before the first")
-    require_close(found, expected * 2.0, "the cotangent of x")
+    require_close(found, cotangent * expected * 2.0, "the cotangent of x")
     require(random.random() == twin.random(), "backward moved the program's own generator")
 
 
@@ -168,9 +168,9 @@ def check_that_it_is_fast(answer):
 def check_gradient_with_snapshots(answer, number, snapshots):
     layers, calls = chain(number)
     State.alive = State.most = 0
-    found = answer.gradient_with_snapshots(layers, State(0.7), 1.0, snapshots)
+    found = answer.gradient_with_snapshots(layers, State(0.7), -3.0, snapshots)
     what = f"{count(number, 'layer')}, {count(snapshots, 'snapshot')}"
-    require_close(found, derivative(layers, 0.7), f"{what}: the cotangent of x")
+    require_close(found, -3.0 * derivative(layers, 0.7), f"{what}: the cotangent of x, for -3 at the end")
     require(
         State.most <= snapshots + 2,
         f"{what}: {State.most} states were alive at one time; {snapshots} + 2 are allowed",

@@ -85,7 +85,10 @@ def check_sharded_step(answer, size, ranks, steps, seed):
 @given(shards=st.lists(st.lists(st.integers(-4, 4), max_size=3), min_size=1, max_size=5))
 def check_joint_norm(answer, shards):
     def main(world):
-        return answer.joint_norm(world, np.array(shards[world.rank], dtype=float))
+        own = np.array(shards[world.rank], dtype=float)
+        found = answer.joint_norm(world, own)
+        require(own.tolist() == shards[world.rank], "joint_norm changed the shard; work on a copy")
+        return found
 
     expected = math.sqrt(sum(value**2 for own in shards for value in own))
     for rank, found in enumerate(dist.spawn(main, ranks=len(shards))):
@@ -167,28 +170,33 @@ def check_memory(answer, billions, ranks, stage, k):
 
 
 @exercise("20.5", "memory by formula", points=1, rebuilds=["minigrad.dist.planner.smallest_ranks"])
-@given(billions=st.integers(1, 400), stage=st.integers(0, 3), limit=st.sampled_from([16, 32, 80]))
-def check_fewest_ranks(answer, billions, stage, limit):
-    psi, room = billions * 1e9 / 4, limit * 1e9
+@given(
+    hundredths=st.integers(1, 49) | st.integers(1, 400),  # of the limit; above 50 only stage 3 fits
+    limit=st.sampled_from([16, 32, 80]),
+    k=st.sampled_from([12, 4, 8]),
+)
+def check_fewest_ranks(answer, hundredths, limit, k):
+    room = limit * 1e9
+    psi = room * hundredths / 100
+    for stage, whole in enumerate((4 + k, 4, 2, 0)):
 
-    def fits(ranks, room=room):
-        whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage]
-        return psi * (whole + (16 - whole) / ranks) <= room
+        def fits(ranks, room=room, whole=whole):
+            return psi * (whole + (4 + k - whole) / ranks) <= room
 
-    found = answer.fewest_ranks(psi, stage, room)
-    what = f"{psi / 1e9:g} billion parameters, stage {stage}, {limit} GB"
-    if found is None:
+        found = answer.fewest_ranks(psi, stage, room, k)
+        what = f"{psi / 1e9:g} billion parameters, stage {stage}, {limit} GB, k = {k}"
+        if found is None:
+            require(
+                not fits(10**9, room * (1 - 1e-9)),
+                f"{what}: there is a number of ranks that fits, and yours is None",
+            )
+            continue
         require(
-            not fits(10**9, room * (1 - 1e-9)),
-            f"{what}: there is a number of ranks that fits, and yours is None",
+            isinstance(found, int) and found >= 1,
+            f"{what}: expected a whole number of ranks, and yours is {found!r}",
         )
-        return
-    require(
-        isinstance(found, int) and found >= 1,
-        f"{what}: expected a whole number of ranks, and yours is {found!r}",
-    )
-    require(fits(found, room * (1 + 1e-9)), f"{what}: with {found} ranks it does not fit")
-    require(
-        found == 1 or not fits(found - 1, room * (1 - 1e-9)),
-        f"{what}: {found - 1} ranks are enough, and yours is {found}",
-    )
+        require(fits(found, room * (1 + 1e-9)), f"{what}: with {found} ranks it does not fit")
+        require(
+            found == 1 or not fits(found - 1, room * (1 - 1e-9)),
+            f"{what}: {found - 1} ranks are enough, and yours is {found}",
+        )

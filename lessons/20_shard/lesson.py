@@ -97,10 +97,10 @@ def train(world, stage, steps=3):
         for (_, purpose), entry in world.ledger.by_kind.items()
         if purpose in ("gradients", "parameters")
     )
-    with zero.gathered():
+    held = {name: count for name, count in meter.at_peak.items() if name != "total" and count}
+    with zero.gathered():  # whole on every rank: after the meter was read
         values = b"".join(parameter.numpy().tobytes() for parameter in model.parameters())
         size = sum(parameter.size for parameter in model.parameters())
-    held = {name: count for name, count in meter.at_peak.items() if name != "total" and count}
     return hashlib.sha256(values).hexdigest()[:12], held, moved / 8 / (steps - 1), size
 
 
@@ -116,6 +116,7 @@ optimizer = [found[0][1]["optimizer"] for found in results.values()]
 say(f"optimizer states of rank 0: {optimizer[0]:,} bytes at stage 0, {optimizer[1]:,} at stages 1 to 3")
 assert optimizer[0] == 2 * 8 * size
 assert sum(rank[1]["optimizer"] for rank in results[1]) == 2 * 8 * size
+assert results[3][0][1]["parameters"] < 8 * (size / ranks + size)  # a shard, and less than all units
 
 # %% [markdown]
 # ## The same numbers
@@ -180,7 +181,7 @@ figure("traffic", picture, "Traffic by stage, counted.")
 # ## To remember
 #
 # - ZeRO's stages differ in how long a rank keeps what, and in nothing else.
-# - Stages 1 and 2 cost no traffic; stage 3 costs half as much again.
+# - Stages 1 and 2 cost no more traffic than data parallelism; stage 3 costs half as much again.
 # - Memory is a peak. Measure it as one.
 #
 # | | the paper says | we measured |

@@ -36,6 +36,7 @@ PARTS = {
     "processes": "what it starts may go on running",
 }
 GIBIBYTE = 1 << 30
+LEAST_MEMORY, MOST_MEMORY = 2.0, 1e6  # GB; with less the course's own solutions do not run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,19 +64,28 @@ def main(args: argparse.Namespace) -> int:
     from minigrad.lessons.contain import contained
     from minigrad.lessons.verdict import fresh_seed
 
-    wanted = lessons() if args.lessons is None else [find_lesson(number) for number in args.lessons]
+    wanted = lessons() if args.lessons is None else [find_lesson(n) for n in dict.fromkeys(args.lessons)]
+    if not LEAST_MEMORY <= args.memory <= MOST_MEMORY:
+        raise UsageError(
+            f"--memory {args.memory:g}: eight ranks of a right answer need {LEAST_MEMORY:g} GB; give as much "
+            "or more"
+        )
     if not args.submissions.is_dir():
         raise UsageError(f"there is no folder {args.submissions}; it holds one folder a learner")
     folders = sorted(path for path in args.submissions.iterdir() if path.is_dir() and path.name[0] != ".")
     work = [(who, lesson) for who in folders for lesson in wanted if answer_of(who, lesson)]
     for who in folders:
         if who not in [one for one, _ in work]:
-            print(f"{who.name} has no exercise.py of these lessons in a folder that can be read")
+            print(f"{readable(who.name)} has no exercise.py of these lessons in a folder that can be read")
     if not work:
         names = ", ".join(lesson.name for lesson in wanted[:3])
         raise UsageError(f"no folder in {args.submissions} has an exercise.py in {names}, ...; see --help")
     if not args.out.is_dir():
         raise UsageError(f"there is no folder {args.out} for the tables; make it first")
+    try:
+        tempfile.TemporaryFile(dir=args.out).close()  # better now than after all the work
+    except OSError as error:
+        raise UsageError(f"cannot write into {args.out}: {error.strerror}; name another folder") from error
     held = contained()
     open_parts = [PARTS[part] for part in PARTS if not held[part]]
     if root() and not held["files"]:
@@ -89,11 +99,11 @@ def main(args: argparse.Namespace) -> int:
     rows = []
     for number, (who, lesson) in enumerate(work, 1):
         result, beyond = grade_one(args.submissions, who / lesson.name / "exercise.py", lesson, seed, args)
-        said = result.as_json()
-        rows.append({"learner": who.name, **said, "read": beyond})
+        said, name = result.as_json(), readable(who.name)
+        rows.append({"learner": name, **said, "read": beyond})
         points = f"{result.points}/{result.possible}"
         note = "  TAMPERED" * ("tampered" in said["states"]) or "  (read it)" * bool(beyond and result.points)
-        print(f"{number}/{len(work)}  {who.name:24} {lesson.name:20} {points}{note}", flush=True)
+        print(f"{number}/{len(work)}  {name:24} {lesson.name:20} {points}{note}", flush=True)
     write(
         args.out / "grades.json",
         json.dumps({"seed": seed, "contained": held, "grades": rows}, indent=2),
@@ -103,6 +113,11 @@ def main(args: argparse.Namespace) -> int:
         print("\n(read it): these answers name more than their exercises need; the lines are in grades.csv")
     print(f"\n{args.out / 'grades.csv'} and grades.json; the same cases again: --seed {seed}")
     return 0
+
+
+def readable(name: str) -> str:
+    """A folder's name as any terminal and table takes it: what cannot be printed as an escape such as \\n."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
 
 
 def root() -> bool:

@@ -56,6 +56,12 @@ def test_the_ring_in_the_docs_is_this_one() -> None:
     assert (DOCS / "parallel_ring.svg").read_text(encoding="utf-8") == pictures.ring_messages(), REMAKE
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5])
+def test_the_caption_of_a_ring_explains_a_label_that_is_in_it(ranks: int) -> None:
+    svg = pictures.ring_messages(ranks=ranks)
+    assert f">{svg.partition('“')[2].partition('”')[0]}<" in svg
+
+
 def test_each_stage_holds_less_than_the_one_before() -> None:
     held = pictures.held_by_stage(ranks=3)
     totals = [sum(parts.values()) for parts in held.values()]

@@ -77,6 +77,16 @@ def test_each_odd_submission_is_one_sentence(submissions, capsys):
     assert said["link"] == "exercise.py is a link"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_folders_of_any_name_are_graded(submissions, monkeypatch, capsys):
+    monkeypatch.setattr(grade, "root", lambda: False)
+    for name in ("two\nlines", os.fsdecode(b"b\xff"), "名 ü"):
+        submissions(name, b"#" * (ANSWER_BYTES + 1))  # told without a process
+    assert main(["grade", "all", "--lessons", "1", "--quick"]) == 0
+    assert set(graded()[0]) == {r"two\nlines", r"b\udcff", "名 ü"}
+    assert capsys.readouterr().out.count(" 0/10") == 3
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence(submissions, monkeypatch, capsys):
     path = submissions("ann", SOLUTION) / "exercise.py"
     opened = Path.open

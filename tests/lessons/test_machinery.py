@@ -9,7 +9,7 @@ import pytest
 from minigrad.cli.main import main
 from minigrad.errors import UsageError
 from minigrad.lessons import find_lesson, lessons
-from minigrad.lessons.catalogue import read_lesson
+from minigrad.lessons.catalogue import read_lesson, state_of
 from minigrad.lessons.contain import contained
 from minigrad.lessons.mutants import Mutant, plant
 from minigrad.lessons.verdict import check
@@ -90,9 +90,19 @@ def test_an_answer_that_ends_the_process_fails(lesson):
     assert "the answer ended the process" in words
 
 
+def test_an_answer_that_ends_the_process_while_it_is_imported_fails(lesson):
+    states, words = told(lesson, "import os\nprint('out of here')\nos._exit(0)\n" + RIGHT)
+    assert states == ["failed", "failed"]
+    assert "the answer ended the process" in words
+
+
 def test_a_missing_name_and_a_missing_result_are_told(lesson):
     assert "exercise.py has no 'double' any more" in told(lesson, RIGHT.replace("def double", "def twice"))[1]
     assert "returns None; return the result" in told(lesson, RIGHT.replace("return x + y", "x + y"))[1]
+    check = lesson.folder / "check.py"
+    check.write_text(check.read_text().replace("answer.double(x) ==", "answer.double(x) + 0 =="))
+    words = told(lesson, RIGHT.replace("return 2 * x", "2 * x"))[1]
+    assert "could not go on (it returned None somewhere; return the result)\n    TypeError" in words
 
 
 @pytest.mark.parametrize(
@@ -169,7 +179,26 @@ def test_learn_check_and_the_table(tmp_path, monkeypatch, capsys):
     assert main(["check", "1.9"]) == 2
     assert "it has 1.1, 1.2" in capsys.readouterr().err
     assert main(["check", "one"]) == 2
+    assert main(["check", "²"]) == 2
     assert main(["check", "99"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "state"),
+    [
+        ('{"states": ["done", "done"]}', "done"),
+        ('{"states": ["done", "todo"]}', "todo"),
+        ('{"states": ["todo", "failed"]}', "failed"),
+        ('{"states": ["done", "endless"]}', "failed"),
+        ('{"states": ["broken", "todo"]}', "failed"),
+        ("[1]", "new"),
+        ('{"states": 1}', "new"),
+        ("", "new"),
+    ],
+)
+def test_the_state_of_a_lesson_is_what_its_latest_check_found(tmp_path, kept, state):
+    (tmp_path / ".checked.json").write_text(kept)
+    assert state_of(tmp_path) == state
 
 
 def test_export_holds_no_solution(tmp_path, monkeypatch):
@@ -233,6 +262,41 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path, capsys):
     assert main(["grade", str(tmp_path / "none")]) == 2
     assert main(["grade", str(tmp_path)]) == 2
     assert "no folder in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("memory", ["0", "-1", "1", "nan", "inf"])
+def test_memory_in_which_no_answer_can_run_is_refused(tmp_path, capsys, memory):
+    assert main(["grade", str(tmp_path), f"--memory={memory}"]) == 2
+    assert f"--memory {memory}: eight ranks of a right answer need 2 GB" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, capsys):
+    def refusing(*arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all" / "ann" / "01_graphs").mkdir(parents=True)
+    (tmp_path / "all" / "ann" / "01_graphs" / "exercise.py").write_text(RIGHT)
+    monkeypatch.setattr("tempfile.TemporaryFile", refusing)
+    assert main(["grade", "all"]) == 2
+    assert "cannot write into .: Read-only file system" in capsys.readouterr().err
+    monkeypatch.setattr("shutil.copyfile", refusing)
+    assert main(["learn", "1"]) == 2
+    assert "could not make 01_graphs/ in" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
+def test_a_judge_that_cannot_begin_is_no_answers_fault(lesson):
+    from minigrad.lessons.mutants import controls_of
+
+    result = check(
+        lesson,
+        lesson.folder / "exercise.py",
+        command=["sh", "-c", "echo no memory >&2"],
+        controls=controls_of(lesson),
+    )
+    assert {verdict.state for verdict in result.verdicts} == {"broken"}
+    assert result.verdicts[0].findings[0].message == "no memory"
 
 
 def test_memory_and_time_are_limited(lesson):
