@@ -96,23 +96,33 @@ def main(args: argparse.Namespace) -> int:
     if open_parts:
         print("warning: submissions are not contained on this system: " + "; ".join(open_parts), flush=True)
     seed = fresh_seed() if args.seed is None else args.seed
-    rows = []
-    for number, (who, lesson) in enumerate(work, 1):
-        result, beyond = grade_one(args.submissions, who / lesson.name / "exercise.py", lesson, seed, args)
-        said, name = result.as_json(), readable(who.name)
-        rows.append({"learner": name, **said, "read": beyond})
-        points = f"{result.points}/{result.possible}"
-        note = "  TAMPERED" * ("tampered" in said["states"]) or "  (read it)" * bool(beyond and result.points)
-        print(f"{number}/{len(work)}  {name:24} {lesson.name:20} {points}{note}", flush=True)
-    write(
-        args.out / "grades.json",
-        json.dumps({"seed": seed, "contained": held, "grades": rows}, indent=2),
-    )
-    write(args.out / "grades.csv", as_csv(rows))
+    rows: list[dict[str, Any]] = []
+    about = {"seed": seed, "contained": held, "grades": rows}
+    try:
+        for number, (who, lesson) in enumerate(work, 1):
+            answer = who / lesson.name / "exercise.py"
+            result, beyond = grade_one(args.submissions, answer, lesson, seed, args)
+            said, name = result.as_json(), readable(who.name)
+            rows.append({"learner": name, **said, "read": beyond})
+            points = f"{result.points}/{result.possible}"
+            note = "  TAMPERED" * ("tampered" in said["states"])
+            note = note or "  (read it)" * bool(beyond and result.points)
+            print(f"{number}/{len(work)}  {name:24} {lesson.name:20} {points}{note}", flush=True)
+    except KeyboardInterrupt:
+        write_tables(args.out, "grades.partial", about)
+        print(f"\n{len(rows)} of {len(work)} are graded: see {args.out / 'grades.partial.csv'}", flush=True)
+        raise
+    write_tables(args.out, "grades", about)
     if any(row["read"] and row["points"] for row in rows):
         print("\n(read it): these answers name more than their exercises need; the lines are in grades.csv")
     print(f"\n{args.out / 'grades.csv'} and grades.json; the same cases again: --seed {seed}")
     return 0
+
+
+def write_tables(folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Write the rows that are `about["grades"]` as a table, and with what they were graded as JSON."""
+    write(folder / f"{name}.json", json.dumps(about, indent=2))
+    write(folder / f"{name}.csv", as_csv(about["grades"]))
 
 
 def readable(name: str) -> str:

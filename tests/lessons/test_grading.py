@@ -87,6 +87,24 @@ def test_folders_of_any_name_are_graded(submissions, monkeypatch, capsys):
     assert capsys.readouterr().out.count(" 0/10") == 3
 
 
+def test_what_was_graded_before_an_interrupt_is_kept(submissions, monkeypatch, capsys):
+    monkeypatch.setattr(grade, "root", lambda: False)
+    for name in ("ann", "ben", "cid"):
+        submissions(name, b"#" * (ANSWER_BYTES + 1))
+    graded_one = grade.grade_one
+
+    def until_ben(folder, answer, *rest):
+        if "ben" in answer.parts:
+            raise KeyboardInterrupt
+        return graded_one(folder, answer, *rest)
+
+    monkeypatch.setattr(grade, "grade_one", until_ben)
+    assert main(["grade", "all", "--lessons", "1", "--quick"]) == 130
+    assert "1 of 3 are graded: see grades.partial.csv" in capsys.readouterr().out
+    assert Path("grades.partial.csv").read_text().splitlines()[1].startswith("ann,")
+    assert not Path("grades.csv").exists()
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence(submissions, monkeypatch, capsys):
     path = submissions("ann", SOLUTION) / "exercise.py"
     opened = Path.open
