@@ -125,8 +125,8 @@ def check_numpy() -> tuple[State, str, str]:
     found = (
         f"{numpy.__version__}, BLAS: {', '.join(sorted(kernels)) or 'one that threadpoolctl does not know'}"
     )
-    if numpy.lib.NumpyVersion(numpy.__version__) < "2.1.0":
-        return "broken", found, 'pip install "numpy>=2.1"'
+    if numpy.lib.NumpyVersion(numpy.__version__) < "2.1.3":
+        return "broken", found, 'pip install "numpy>=2.1.3"'
     if backend_mkl.where() is not None:
         found += "; MKL, by which `minigrad train` multiplies, and your programs after mg.use_mkl()"
     chosen = os.environ.get("OPENBLAS_CORETYPE")
