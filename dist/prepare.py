@@ -182,9 +182,9 @@ def end_all_with_this_rank(here: Announced) -> None:
     sys.exit = watched_exit
     vars(builtins).update(exit=watched_exit, quit=watched_exit)
     atexit.register(at_exit)
-    launcher.beat()
     silence = silence_allowed(os.environ)
     if silence:
+        launcher.beat(silence)
         threading.Thread(target=watch, name="deadlock", daemon=True).start()
 
 
@@ -266,12 +266,11 @@ class Launcher:
                     self._line = None  # the launcher is gone; there is nobody left to tell
             return self._line is not None
 
-    def beat(self) -> None:
-        """Begin to give signs of life, from a thread of its own: it goes on while this rank computes or waits
-        for others, and ends when the process is stopped or dies.
+    def beat(self, silence: float) -> None:
+        """Begin to give signs of life, several in so many seconds, from a thread of its own: it goes on while
+        this rank computes or waits for others, and ends when the process is stopped or dies.
         """
-        silence = silence_allowed(os.environ)
-        if self._line is not None and silence:
+        if self._line is not None:
             pause = min(silence / BEATS_PER_SILENCE, LONGEST_BETWEEN_BEATS)
             threading.Thread(target=self._beat, args=(pause,), name="heartbeat", daemon=True).start()
 

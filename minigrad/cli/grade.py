@@ -60,6 +60,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Grade all and write both tables. Raises UsageError where there is nothing to grade."""
+    from minigrad.dist.checkpoint_files import explained
     from minigrad.lessons import find_lesson, lessons
     from minigrad.lessons.contain import contained
     from minigrad.lessons.verdict import fresh_seed
@@ -82,10 +83,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"no folder in {args.submissions} has an exercise.py in {names}, ...; see --help")
     if not args.out.is_dir():
         raise UsageError(f"there is no folder {args.out} for the tables; make it first")
-    try:
+    with explained(f"cannot write into {args.out}", "name another folder"):
         tempfile.TemporaryFile(dir=args.out).close()  # better now than after all the work
-    except OSError as error:
-        raise UsageError(f"cannot write into {args.out}: {error.strerror}; name another folder") from error
     held = contained()
     open_parts = [PARTS[part] for part in PARTS if not held[part]]
     if root() and not held["files"]:

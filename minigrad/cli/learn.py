@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Copy the lesson and print the steps. Raises UsageError where that folder cannot be made."""
+    from minigrad.dist.checkpoint_files import explained, remove_folder
     from minigrad.lessons import find_lesson
 
     lesson = find_lesson(args.number)
@@ -37,17 +38,15 @@ def main(args: argparse.Namespace) -> int:
         )
     else:
         partial = Path(f".{lesson.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_folder(partial)
         try:
-            partial.mkdir()
-            for name in ("lesson.py", "exercise.py"):
-                shutil.copyfile(lesson.folder / name, partial / name)
-            partial.rename(target)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UsageError(
-                f"could not make {target}/ in {Path.cwd()}: {error.strerror}; go to a folder of your own"
-            ) from error
+            with explained(f"could not make {target}/ in {Path.cwd()}", "go to a folder of your own"):
+                partial.mkdir()
+                for name in ("lesson.py", "exercise.py"):
+                    shutil.copyfile(lesson.folder / name, partial / name)
+                partial.rename(target)
+        finally:
+            remove_folder(partial)
     possible = sum(exercise.points for exercise in lesson.exercises)
     print(f"Lesson {lesson.number}: {lesson.title}\n{lesson.paper}")
     print(f"You build: {lesson.builds}. About {lesson.minutes} minutes.\n")

@@ -197,10 +197,14 @@ def run(case: Case, ranks: int) -> list[Result]:
     return dist.spawn(train, ranks=ranks, arguments=(case,))
 
 
+def close_values(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
 def close(actual: Result, expected: Result) -> None:
-    assert actual.values.keys() == expected.values.keys()
-    for name, value in actual.values.items():
-        np.testing.assert_allclose(value, expected.values[name], rtol=1e-10, atol=1e-10, err_msg=name)
+    close_values(actual.values, expected.values)
     np.testing.assert_allclose(actual.norms, expected.norms, rtol=1e-10)
 
 

@@ -76,22 +76,22 @@ def test_a_rank_that_ends_while_others_wait_ends_all(
     assert not [rank for rank in everyone if alive(rank)]
 
 
-def test_so_it_does_under_a_plain_mpirun(tmp_path: Path):
-    words = mpirun_command(3, [sys.executable, "tests/mpi/victim.py", "return"])
-    settings = {
-        "PYTHONPATH": str(ROOT),
-        "MINIGRAD_TEST_FOLDER": str(tmp_path),
-        "MINIGRAD_TEST_CERTAIN": "0.5",
-    }
-    result = subprocess.run(
-        words,
+def plain_mpirun(ranks: int, words: list[str], **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run ranks without minigrad's launcher."""
+    return subprocess.run(
+        mpirun_command(ranks, [sys.executable, *words]),
         cwd=ROOT,
-        env=mpirun_environment() | settings,
+        env=mpirun_environment() | {"PYTHONPATH": str(ROOT)} | settings,
         capture_output=True,
         text=True,
         timeout=SECONDS_TO_END,
         check=False,
     )
+
+
+def test_so_it_does_under_a_plain_mpirun(tmp_path: Path):
+    settings = {"MINIGRAD_TEST_FOLDER": str(tmp_path), "MINIGRAD_TEST_CERTAIN": "0.5"}
+    result = plain_mpirun(3, ["tests/mpi/victim.py", "return"], **settings)
     assert "rank 2 of 3 has finished, and others still wait: rank 0 in barrier" in result.stderr
     assert result.returncode > 0
 
@@ -261,15 +261,7 @@ def test_a_limit_that_is_none_is_refused(launcher: Start, seconds: str):
 
 
 def test_such_a_limit_is_refused_in_one_line_under_a_plain_mpirun():
-    result = subprocess.run(
-        mpirun_command(2, [sys.executable, "-c", "from minigrad import dist"]),
-        cwd=ROOT,
-        env=mpirun_environment() | {"PYTHONPATH": str(ROOT), "MINIGRAD_SECONDS_OF_SILENCE": "long"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_TO_END,
-        check=False,
-    )
+    result = plain_mpirun(2, ["-c", "from minigrad import dist"], MINIGRAD_SECONDS_OF_SILENCE="long")
     assert re.search("^rank . of 2: MINIGRAD_SECONDS_OF_SILENCE is 'long'; give", result.stderr, re.MULTILINE)
     assert "Traceback" not in result.stderr
     assert result.returncode == 2
