@@ -2,12 +2,15 @@
 
 NumPy from PyPI brings OpenBLAS, and torch brings MKL, which multiplies 5 to 20 % faster on Intel's processors
 (and much faster where OPENBLAS_CORETYPE says that they are older ones). Two thirds of a transformer's step
-are such products. Stacks of small matrices, as in attention, and vectors stay with NumPy, which is as good.
+are such products. A stack of matrices, as in attention, takes one call. Vectors and what is small stay with
+NumPy, which is as good.
 """
 
 import ctypes
+import math
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy
@@ -16,16 +19,19 @@ from minigrad.backend import Array, host
 from minigrad.errors import UsageError
 
 SMALL = 1 << 21  # multiplications: below that, a call from Python costs more than it saves
+NARROW = 16  # rows or columns of matrices in a stack: below that, NumPy is as fast
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # from cblas.h
 SEQUENTIAL, REPRODUCIBLE = 1, 2  # from mkl_service.h: one thread; the same bits wherever an array lies
 THREADS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Lie = tuple[tuple[int, ...], tuple[int, ...]]  # how an array lies in memory: its shape and strides
 
 
 class Products:
     """Products of float32 and float64 matrices by a library that has the C interface of BLAS.
 
     otherwise   makes all other products
-    name        of a routine, with a place for s or d
+    name        of a routine, with a place for "sgemm" and the like
     integer     the type of its sizes
     """
 
@@ -34,56 +40,95 @@ class Products:
         library: ctypes.CDLL,
         *,
         otherwise: Callable[..., Array] = numpy.matmul,
-        name: str = "cblas_{}gemm",
+        name: str = "cblas_{}",
         integer: Any = ctypes.c_int,
     ) -> None:
-        self.otherwise = otherwise
-        self._routines: dict[Any, Callable[..., None]] = {}
+        self.otherwise, self._integer = otherwise, integer
+        self._routines: dict[Any, tuple[Callable[..., None], Callable[..., None], Any]] = {}
+        self._prepared = lru_cache(maxsize=1024)(self._prepare)
         for letter, dtype, real in (("s", "float32", ctypes.c_float), ("d", "float64", ctypes.c_double)):
-            routine = getattr(library, name.format(letter))
+            one, many = (
+                getattr(library, name.format(letter + routine)) for routine in ("gemm", "gemm_batch")
+            )
             matrix = (ctypes.c_void_p, integer)
             flags, sizes = (ctypes.c_int,) * 3, (integer,) * 3
-            routine.argtypes = [*flags, *sizes, real, *matrix, *matrix, real, *matrix]
-            routine.restype = None
-            self._routines[numpy.dtype(dtype)] = routine
+            one.argtypes = [*flags, *sizes, real, *matrix, *matrix, real, *matrix]
+            many.argtypes = [ctypes.c_int, *(ctypes.c_void_p,) * 13, integer, ctypes.c_void_p]
+            one.restype = many.restype = None
+            self._routines[numpy.dtype(dtype)] = one, many, real
 
     def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
         """What `numpy.matmul` makes of x and y, but for rounding; `out` overlaps neither."""
-        routine = self._routines.get(x.dtype)
-        if routine is None or x.ndim != 2 or y.ndim != 2 or x.dtype != y.dtype:
+        dtype, prepared = x.dtype, None
+        large = y.ndim == x.ndim > 1 and x.size * y.shape[-1] >= SMALL
+        if large and dtype in self._routines and y.dtype == dtype:
+            if out is None:
+                prepared = self._prepared(dtype, (x.shape, x.strides), (y.shape, y.strides))
+            elif out.dtype == dtype and out.flags.writeable:
+                lies = ((a.shape, a.strides) for a in (x, y, out))
+                prepared = self._prepared(dtype, *lies)
+        if prepared is None:
             return self.otherwise(x, y, out=out)
-        rows, inner = x.shape
-        columns = y.shape[1]
-        if rows * inner * columns < SMALL or min(rows, inner, columns) == 1 or y.shape[0] != inner:
-            return self.otherwise(x, y, out=out)
-        made = numpy.empty((rows, columns), x.dtype) if out is None else out
-        left, right, result = layout(x), layout(y), layout(made)
-        if (
-            left is None
-            or right is None
-            or result is None
-            or result[0] == TRANSPOSED
-            or made.shape != (rows, columns)
-            or made.dtype != x.dtype
-            or not made.flags.writeable
-        ):
-            return self.otherwise(x, y, out=out)
-        a, b, c = x.ctypes.data, y.ctypes.data, made.ctypes.data
-        sizes = (rows, columns, inner)
-        routine(ROW_MAJOR, left[0], right[0], *sizes, 1.0, a, left[1], b, right[1], 0.0, c, result[1])
+        shape, multiply = prepared
+        made = numpy.empty(shape, dtype) if out is None else out
+        multiply(x.ctypes.data, y.ctypes.data, made.ctypes.data)
         return made
 
+    def _prepare(
+        self, dtype: Any, x: Lie, y: Lie, out: Lie | None = None
+    ) -> tuple[tuple[int, ...], Callable[[int, int, int], None]] | None:
+        """All that follows from how two arrays lie and, if given, the result: its shape, and what makes it of
+        three addresses. None if NumPy should multiply them.
+        """
+        (*lead, rows, inner), columns = x[0], y[0][-1]
+        shape, count = (*lead, rows, columns), math.prod(lead)
+        lies = (x, y, out or (shape, numpy.empty(shape, dtype).strides))
+        if y[0][:-1] != (*lead, inner) or lies[2][0] != shape:
+            return None
+        found = layouts(dtype.itemsize, *((sizes[-2:], strides[-2:]) for sizes, strides in lies))
+        if found is None or min(rows, inner, columns) < (NARROW if lead else 2):
+            return None
+        one, many, real = self._routines[dtype]
+        flags, downs = [flag for flag, _ in found[:2]], [down for _, down in found]
+        down_x, down_y, down = downs
 
-def layout(x: Array) -> tuple[int, int] | None:
-    """How a matrix of several rows and columns lies in memory: plain or transposed, and how many entries from
-    one row (or column) to the next. None if BLAS cannot take it as it is.
+        def multiply(a: int, b: int, c: int) -> None:
+            one(ROW_MAJOR, *flags, rows, columns, inner, 1.0, a, down_x, b, down_y, 0.0, c, down)
+
+        if not lead:
+            return shape, multiply
+        places = numpy.indices(lead).reshape(len(lead), count)
+        offsets = numpy.array([strides[:-2] for _, strides in lies]) @ places  # of each matrix, in bytes
+        before = (*by_reference(ctypes.c_int, *flags), *by_reference(self._integer, rows, columns, inner))
+        factor, nothing = by_reference(real, 1.0, 0.0)
+        from_x, from_y, to, of_these = by_reference(self._integer, *downs, count)
+
+        def multiply_all(*addresses: int) -> None:
+            starts = offsets + numpy.array(addresses)[:, None]
+            a, step = starts.ctypes.data, starts.strides[0]
+            b, c = a + step, a + 2 * step
+            many(ROW_MAJOR, *before, factor, a, from_x, b, from_y, nothing, c, to, 1, of_these)
+
+        return shape, multiply_all
+
+
+def by_reference(kind: Any, *values: Any) -> list[Any]:
+    """Numbers as C takes them where there could be several: by their addresses."""
+    return [ctypes.byref(kind(value)) for value in values]
+
+
+def layouts(item: int, *lies: Lie) -> list[tuple[int, int]] | None:
+    """How the matrices of a product, the result last, lie in memory, of entries of `item` bytes: plain or
+    transposed, and how many entries from one row (or column) to the next. None if BLAS cannot take them as
+    they are.
     """
-    (rows, columns), (down, across), item = x.shape, x.strides, x.itemsize
-    if across == item and down >= columns * item and down % item == 0:
-        return PLAIN, down // item
-    if down == item and across >= rows * item and across % item == 0:
-        return TRANSPOSED, across // item
-    return None
+    found = []
+    for (rows, columns), (down, across) in lies:
+        if across == item and down >= columns * item and down % item == 0:
+            found.append((PLAIN, down // item))
+        elif down == item and across >= rows * item and across % item == 0:
+            found.append((TRANSPOSED, across // item))
+    return found if len(found) == len(lies) and found[-1][0] == PLAIN else None
 
 
 def use_mkl(enabled: bool = True) -> None:

@@ -5,18 +5,20 @@ Paper: Vaswani et al. 2017, Attention Is All You Need, §3.2.1: softmax(Q Kᵀ /
 The kernel holds the scores transposed, Sᵀ = K (Q/√d)ᵀ, so that maximum and sum over keys run across rows,
 which vectorises. With E = e^(S - max) and l = Σ E the output is (E V)/l. What is kept for the backward pass
 are the probabilities E/l or, of long sequences, max and l, which give them again. Where blocking pays it
-takes one element of the batch at a time, and of that a few queries: their scores stay in the cache, and keys
-that none of them may look at are left out.
+takes a few elements of the batch at a time, and of those a few queries: their scores stay in the cache, and
+keys that none of them may look at are left out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from minigrad.backend import Array, namespace
 from minigrad.errors import ShapeError
 from minigrad.fused import fused
+from minigrad.ops.blocks import blocks
 from minigrad.ops.elementwise import where
 from minigrad.ops.linalg import matmul
 from minigrad.ops.rearranging import unstack
@@ -30,15 +32,11 @@ linear in time).
 """
 
 QUERIES = 64
-"""Queries in a block. With fewer the products become too small, with more the keys left out too few."""
+"""Queries in a part. With fewer the products become too small, with more the keys left out too few."""
 
 
-def _elements(xp: Any, batch: int) -> list[Any]:
-    return [slice(i, i + 1) for i in range(batch)] if xp.blocked else [slice(None)]
-
-
-def _blocks(xp: Any, queries: int, keys: int, causal: bool) -> list[tuple[slice, int]]:
-    """Blocks of queries, each with the number of keys that it looks at. The last one looks at all."""
+def _parts(xp: Any, queries: int, keys: int, causal: bool) -> list[tuple[slice, int]]:
+    """Parts of the queries, each with the number of keys that it looks at. The last one looks at all."""
     pays = xp.leaves_out and (causal or keys > KEEP_SCORES_UP_TO)
     width = QUERIES if pays else max(queries, 1)
     stops = [min(start + width, queries) for start in range(0, max(queries, 1), width)]
@@ -49,6 +47,14 @@ def _blocks(xp: Any, queries: int, keys: int, causal: bool) -> list[tuple[slice,
     ]
 
 
+def _elements(xp: Any, q: Any, parts: list[tuple[slice, int]]) -> Iterator[slice]:
+    """Elements of the batch to be taken at a time: as many as have scores of two blocks in a part of the
+    queries.
+    """
+    (first, _), (_, keys) = parts[0], parts[-1]
+    return blocks(xp, q.shape[0], q.shape[1] * first.stop * keys // 2)
+
+
 def hidden(xp: Any, queries: int, keys: int) -> Array:
     """A (keys, queries) array that is true where a causal query may not look: keys after its own place, ends
     aligned.
@@ -56,9 +62,9 @@ def hidden(xp: Any, queries: int, keys: int) -> Array:
     return xp.arange(keys)[:, None] > xp.arange(queries)[None, :] + (keys - queries)
 
 
-def _triangle(xp: Any, blocks: list[tuple[slice, int]], causal: bool, dtype: Any) -> Any:
-    """What is added to the scores of a block's own keys, the last that it looks at: -∞ where hidden."""
-    width = blocks[0][0].stop
+def _triangle(xp: Any, parts: list[tuple[slice, int]], causal: bool, dtype: Any) -> Any:
+    """What is added to the scores of a part's own keys, the last that it looks at: -∞ where hidden."""
+    width = parts[0][0].stop
     return xp.where(hidden(xp, width, width), -math.inf, 0.0).astype(dtype) if causal else None
 
 
@@ -86,19 +92,19 @@ def attend(
     """
     batch, heads, queries, _ = q.shape
     keys = k.shape[-2]
-    blocks = _blocks(xp, queries, keys, causal)
-    triangle = _triangle(xp, blocks, causal, q.dtype)
+    parts = _parts(xp, queries, keys, causal)
+    triangle = _triangle(xp, parts, causal, q.dtype)
     probabilities = None
     if keep and keys <= KEEP_SCORES_UP_TO:
         probabilities = [
-            xp.empty((batch, heads, seen, part.stop - part.start), dtype=q.dtype) for part, seen in blocks
+            xp.empty((batch, heads, seen, part.stop - part.start), dtype=q.dtype) for part, seen in parts
         ]
     tops = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
     totals = xp.empty((batch, heads, 1, queries), dtype=q.dtype)
     ones = xp.ones((1, keys), dtype=q.dtype)
-    for i in _elements(xp, batch):
+    for i in _elements(xp, q, parts):
         scaled = xp.matrix_transpose(q[i] * scale)
-        for number, (part, seen) in enumerate(blocks):
+        for number, (part, seen) in enumerate(parts):
             place = probabilities[number][i] if probabilities is not None else None
             e, top = _exponentials(xp, k[i][..., :seen, :], scaled[..., part], triangle, out=place)
             tops[i][..., part] = top
@@ -128,14 +134,14 @@ def pull_back(
     probabilities, tops, totals = kept
     dq, dk, dv = grads
     keys = k.shape[-2]
-    blocks = _blocks(xp, q.shape[-2], keys, causal)
-    triangle = _triangle(xp, blocks, causal, q.dtype)
-    for i in _elements(xp, q.shape[0]):
+    parts = _parts(xp, q.shape[-2], keys, causal)
+    triangle = _triangle(xp, parts, causal, q.dtype)
+    for i in _elements(xp, q, parts):
         steeper = g[i] * scale  # the slope of q kᵀ · scale in q kᵀ, in the smaller array
         shift = xp.empty(totals[i].shape, dtype=q.dtype)
         shift[..., 0, :] = xp.vecdot(steeper, out[i])
         scaled: Any = None if probabilities is not None else xp.matrix_transpose(q[i] * scale)
-        for number, (part, seen) in reversed(list(enumerate(blocks))):
+        for number, (part, seen) in reversed(list(enumerate(parts))):
             earlier, w = k[i][..., :seen, :], g[i][..., part, :]
             if probabilities is not None:
                 p = probabilities[number][i]
@@ -147,7 +153,7 @@ def pull_back(
             ds *= p
             xp.matmul(xp.matrix_transpose(ds), earlier, out=dq[i][..., part, :])
             for left, right, gradient in ((p, w, dv[i]), (ds, q[i][..., part, :], dk[i])):
-                if number == len(blocks) - 1:
+                if number == len(parts) - 1:
                     xp.matmul(left, right, out=gradient)
                 else:
                     gradient[..., :seen, :] += xp.matmul(left, right)

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -19,10 +20,41 @@ from minigrad.errors import UsageError
 
 # NumPy's own BLAS by the names that its builds give it, so that the calls are tested without MKL as well.
 NAMES = (
-    ("scipy_cblas_{}gemm64_", ctypes.c_int64),
-    ("cblas_{}gemm64_", ctypes.c_int64),
-    ("cblas_{}gemm", ctypes.c_int),
+    ("scipy_cblas_{}64_", ctypes.c_int64),
+    ("cblas_{}64_", ctypes.c_int64),
+    ("cblas_{}", ctypes.c_int),
 )
+
+
+class OneByOne:
+    """NumPy's BLAS with batches made of single products: OpenBLAS 0.3.31 ends in a segmentation fault where
+    the matrices of a batch are small (mended in its pull request 5980).
+    """
+
+    def __init__(self, library: Any, name: str) -> None:
+        for letter in "sd":
+            one = getattr(library, name.format(f"{letter}gemm"))
+            setattr(self, name.format(f"{letter}gemm"), one)
+            setattr(self, name.format(f"{letter}gemm_batch"), self.batch(one))
+
+    @staticmethod
+    def batch(one: Any) -> Callable[..., None]:
+        def many(order: int, *given: Any) -> None:
+            *given, groups, count = given
+            assert groups == 1
+            for n in range(count._obj.value):
+                # a list of addresses is given by its own, and a number by a reference to it
+                one(
+                    order,
+                    *(
+                        ctypes.c_void_p.from_address(value + 8 * n).value
+                        if isinstance(value, int)
+                        else value._obj.value
+                        for value in given
+                    ),
+                )
+
+        return many
 
 
 def libraries() -> list[Callable[..., Products]]:
@@ -30,10 +62,10 @@ def libraries() -> list[Callable[..., Products]]:
     for pool in threadpoolctl.threadpool_info():
         if pool["user_api"] == "blas" and "numpy" in pool["filepath"]:
             library = ctypes.CDLL(pool["filepath"])
-            known = [pair for pair in NAMES if hasattr(library, pair[0].format("s"))]
+            known = [pair for pair in NAMES if hasattr(library, pair[0].format("sgemm"))]
             found += [
                 lambda pair=pair, library=library, **more: Products(
-                    library, name=pair[0], integer=pair[1], **more
+                    OneByOne(library, pair[0]), name=pair[0], integer=pair[1], **more
                 )
                 for pair in known[:1]
             ]
@@ -93,6 +125,96 @@ def test_the_same_values_however_they_lie(make, dtype, data):
     assert place is None or found is place
     assert found.dtype == dtype
     np.testing.assert_allclose(found, np.matmul(x, y), rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+
+
+@st.composite
+def stacks(draw: st.DrawFn, lead: tuple[int, ...], rows: int, columns: int, dtype: str) -> np.ndarray:
+    """A stack of matrices as attention takes them out of one array: its axes lie in memory in any order."""
+    shape = (*lead, rows, columns)
+    order = draw(st.permutations(range(len(shape))))
+    part = draw(st.sampled_from([1, 2]))
+    around = [shape[axis] for axis in order]
+    around[-1] *= part
+    values = np.random.default_rng(rows * 31 + columns).normal(size=around).astype(dtype)
+    found = values[..., : shape[order[-1]]].transpose(np.argsort(order))
+    if lead and draw(st.booleans()):
+        return found[::-1]
+    if lead and draw(st.booleans()):
+        return np.broadcast_to(found[:1], shape)
+    return found
+
+
+@needs_library
+@pytest.mark.parametrize("make", LIBRARIES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(data=st.data())
+def test_the_same_values_of_stacks_however_they_lie(make, dtype, data):
+    lead = tuple(data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=3)))
+    rows, inner, columns = (data.draw(st.integers(1, 9)) for _ in range(3))
+    x, y = data.draw(stacks(lead, rows, inner, dtype)), data.draw(stacks(lead, inner, columns, dtype))
+    place = None
+    if data.draw(st.booleans()):
+        wide = np.full((*lead, rows, 2 * columns), np.nan, dtype)
+        place = data.draw(
+            st.sampled_from([wide[..., :columns], wide[..., ::2], wide.swapaxes(0, 1)[..., :columns]])
+        )
+        place = place.swapaxes(0, 1) if place.shape[:2] != (*lead, rows)[:2] else place
+    numpys = Counted()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend_mkl, "SMALL", 1)
+        patch.setattr(backend_mkl, "NARROW", 2)
+        found = make(otherwise=numpys).matmul(x, y, out=place)
+    assert place is None or found is place
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, np.matmul(x, y), rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("make", LIBRARIES)
+def test_who_multiplies_stacks(make):
+    numpys = Counted()
+    products = make(otherwise=numpys)
+    packed = np.random.default_rng(0).normal(size=(4, 64, 3, 8, 32)).astype("float32")
+    q, k, v = packed.transpose(2, 0, 3, 1, 4)  # (4, 8, 64, 32) each, as attention takes them
+    scores = q @ k.mT
+    result = np.empty((4, 64, 8, 32), "float32").transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(products.matmul(q, k.mT), scores, rtol=1e-4, atol=1e-4)
+    assert products.matmul(scores, v, out=result) is result
+    np.testing.assert_allclose(result, scores @ v, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(products.matmul(scores.mT, v), scores.mT @ v, rtol=1e-4, atol=1e-4)
+    assert numpys.calls == 0
+    others = [
+        (q[:1, :1], k[:1, :1].mT),  # small
+        (q[..., :8], k[..., :8].mT),  # narrow
+        (q[:1], k.mT),  # repeated for all of the other stack
+        (q[..., ::2], k[..., ::2].mT),
+        (q, k.mT.astype("float64")),
+        (q.astype("float16"), k.mT.astype("float16")),
+    ]
+    for count, (left, right) in enumerate(others, start=1):
+        np.testing.assert_array_equal(products.matmul(left, right), np.matmul(left, right))
+        assert numpys.calls == count, (left.shape, left.strides)
+    with pytest.raises(ValueError, match="mismatch"):
+        products.matmul(q, k)
+    result.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        products.matmul(scores, v, out=result)
+
+
+@needs_library
+@pytest.mark.parametrize("make", LIBRARIES)
+def test_threads_multiply_their_own_stacks(make):
+    products = make()
+    stacked = [np.random.default_rng(n).normal(size=(8, 64, 64)) for n in range(4)]
+
+    def often(x: np.ndarray) -> bool:
+        expected = products.matmul(x, x)
+        return all(np.array_equal(products.matmul(x, x), expected) for _ in range(50))
+
+    with ThreadPoolExecutor(len(stacked)) as pool:
+        assert all(pool.map(often, stacked))
+    for x in stacked:
+        np.testing.assert_allclose(products.matmul(x, x), x @ x, rtol=1e-12, atol=1e-12)
 
 
 @needs_library
