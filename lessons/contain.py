@@ -146,8 +146,7 @@ def contain(wish: dict[str, Any]) -> None:
             resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))
         else:
             _drop_capabilities()
-    if sys.platform == "linux":  # last, because a change of rights takes it back
-        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    _end_with_parent()  # last, because a change of rights takes it back
 
 
 def _close_files(writable: Sequence[str], hidden: Sequence[str]) -> None:
@@ -171,8 +170,14 @@ def _go_on_as_child() -> None:
     """Return in a first process of its own: when it ends, the system ends all that it started."""
     child = os.fork()
     if child:
+        _end_with_parent()
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
 
 
 def _may_run_as_nobody() -> bool:

@@ -37,7 +37,7 @@ class Products:
 
     def __init__(
         self,
-        library: ctypes.CDLL,
+        library: Any,
         *,
         otherwise: Callable[..., Array] = numpy.matmul,
         name: str = "cblas_{}",
@@ -60,7 +60,7 @@ class Products:
     def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
         """What `numpy.matmul` makes of x and y, but for rounding; `out` overlaps neither."""
         dtype, prepared = x.dtype, None
-        large = y.ndim == x.ndim > 1 and x.size * y.shape[-1] >= SMALL
+        large = type(y) is type(x) and y.ndim == x.ndim > 1 and x.size * y.shape[-1] >= SMALL
         if large and dtype in self._routines and y.dtype == dtype:
             if out is None:
                 prepared = self._prepared(dtype, (x.shape, x.strides), (y.shape, y.strides))

@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,25 @@ def start(words: Sequence[str], *, folder: Path, **options: Any) -> subprocess.P
         start_new_session=True,
         **options,
     )
+
+
+def running(mark: Path | str) -> dict[int, str]:
+    """The processes whose command names `mark`: their environment, by process id (Linux)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(mark).encode() in (entry / "cmdline").read_bytes():
+                found[int(entry.name)] = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:  # it ended while we looked
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.05)
 
 
 def stopped(folder: Path, copy: Path) -> Path:

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from minigrad.cli.main import main
 from minigrad.cli.run_folder import RunFolder
 from minigrad.dist import checkpoint, checkpoint_files
-from tests.cli.common import TINY, losses, start, write_text
+from tests.cli.common import TINY, losses, running, start, wait_until, write_text
 
 ENDLESS = ["--steps", "1000000", "--save-every", "5", "--evaluate-every", "1000000"]
 SECONDS_TO_END = 15  # a few, and time for a busy machine
@@ -35,25 +34,6 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-
-
-def running(out: Path) -> dict[int, str]:
-    """The processes whose command names `out`: their environment, by process id (Linux)."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and str(out).encode() in (entry / "cmdline").read_bytes():
-                found[int(entry.name)] = (entry / "environ").read_bytes().decode(errors="replace")
-        except OSError:  # it ended while we looked
-            continue
-    return found
-
-
-def wait_until(condition, *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.05)
 
 
 def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:

@@ -14,6 +14,7 @@ from minigrad.cli.main import main
 from minigrad.lessons import contain, find_lesson
 from minigrad.lessons.contain import PARTS, contained
 from minigrad.lessons.verdict import ANSWER_BYTES
+from tests.cli.common import running, start, wait_until
 from tests.packaging.tree import ROOT
 
 SOLUTION = (find_lesson(1).folder / "solution.py").read_text()
@@ -103,6 +104,18 @@ def test_what_was_graded_before_an_interrupt_is_kept(submissions, monkeypatch, c
     assert "1 of 3 are graded: see grades.partial.csv" in capsys.readouterr().out
     assert Path("grades.partial.csv").read_text().splitlines()[1].startswith("ann,")
     assert not Path("grades.csv").exists()
+
+
+@pytest.mark.skipif(not all(contained().values()), reason="this system does not offer containment")
+def test_nothing_goes_on_where_grading_was_killed(submissions):
+    mark = f"endless_{os.getpid()}"
+    submissions("ann", f"import subprocess\nsubprocess.run(['sh', '-c', 'sleep 99; : {mark}'])\n" + SOLUTION)
+    with start(["grade", "all", "--lessons", "1", "--quick"], folder=Path.cwd()) as grading:
+        try:
+            wait_until(lambda: running(mark), seconds=60, what="the answer to start")
+        finally:
+            grading.kill()
+    wait_until(lambda: not running(mark), seconds=10, what="it to end")
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence(submissions, monkeypatch, capsys):
