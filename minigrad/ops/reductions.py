@@ -173,9 +173,9 @@ def softmax(x: Any, /, *, axis: int = -1) -> Tensor:
 
 def _lines(operation: Callable[..., Tensor], x: Tensor, axis: int) -> Tensor:
     """The operation along lines, where there are any: a number counts as a line of one."""
+    axis = place(axis, x.ndim or 1)
     if x.ndim and x.size:
         return operation(x, axis=axis)
-    place(axis, x.ndim or 1)
     return x * 1.0 if x.ndim else reshape(operation(reshape(x, (1,)), axis=0), ())
 
 

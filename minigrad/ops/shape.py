@@ -88,7 +88,7 @@ def expand_dims(x: Any, /, axis: int | tuple[int, ...] = 0) -> Tensor:
     x = x if isinstance(x, Tensor) else Tensor(x)
     axes = axis if isinstance(axis, tuple) else (axis,)
     ndim = x.ndim + len(axes)
-    places = {a % ndim for a in axes if -ndim <= a < ndim}
+    places = {_place(a, ndim) for a in axes}
     if len(places) < len(axes):
         raise ShapeError(
             f"cannot insert axis {axis} into shape {x.shape}; expected {-ndim} to {ndim - 1}, each once"

@@ -88,6 +88,8 @@ MISUSE: list[tuple[Any, type[Exception], str]] = [
     (lambda: mg.concat([]), ShapeError, "concat joins at least one array, and got none"),
     (lambda: mg.repeat(mg.ones(2), [-1, 1]), UsageError, r"whole and at least 0, got \[-1, 1\]"),
     (lambda: mg.expand_dims(mg.ones(2), axis=(0, 0)), ShapeError, r"cannot insert axis \(0, 0\).*each once"),
+    (lambda: mg.expand_dims(mg.ones(2), axis=1.0), UsageError, "an axis is a whole number, got 1.0"),  # type: ignore[arg-type]
+    (lambda: mg.softmax(mg.ones((2, 3)), axis=1.0), UsageError, "an axis is a whole number, got 1.0"),  # type: ignore[arg-type]
     (lambda: mg.split(mg.ones(2), 1.5), DTypeError, "whole number or a list of them, got 1.5"),  # type: ignore[arg-type]
     (lambda: mg.tile(mg.ones(2), 1.5), DTypeError, "repetitions are whole numbers, got"),  # type: ignore[arg-type]
     (lambda: mg.arange(0, 1, 0), UsageError, "a step of 0"),
