@@ -50,6 +50,15 @@ class LinearAlgebra:
 
         return add
 
+    def axpby(self, a: Any, x: Any, b: Any, y: Any, space: Any) -> None:
+        """y ← a·x + b·y in place, for x and y of one shape and numbers a and b. `space` is work space like y,
+        and may be x.
+        """
+        xp: Any = self
+        if b != 1.0:
+            y *= b
+        y += xp.multiply(x, a, out=space)
+
     def inv(self, x: Any) -> Any:
         return self.linalg("inv", x)
 

@@ -61,15 +61,8 @@ class Adam(Optimizer):
         m, v = state["exp_avg"], state["exp_avg_sq"]
         if decay and not self.decoupled:
             gradient = gradient + parameter * decay
-        m *= beta1
-        s = xp.multiply(gradient, 1 - beta1, out=self.scratch(m))
-        m += s
-        s *= gradient
-        s *= (1 - beta2) / (1 - beta1)
-        v *= beta2
-        v += s
-        if decay and self.decoupled:
-            parameter *= 1 - lr * decay
+        s = self.scratch(m)
+        average(xp, state, gradient, settings, s)
         if settings["amsgrad"]:
             largest = state["max_exp_avg_sq"]
             v = xp.maximum(largest, v, out=largest)
@@ -78,8 +71,8 @@ class Adam(Optimizer):
         xp.sqrt(v, out=s)
         s += settings["eps"] * root
         xp.divide(m, s, out=s)
-        s *= lr * root / (1 - beta1**step)
-        parameter -= s
+        left = 1 - lr * decay if self.decoupled else 1.0
+        xp.axpby(-lr * root / (1 - beta1**step), s, left, parameter, s)
 
 
 class AdamW(Adam):
@@ -102,6 +95,16 @@ class AdamW(Adam):
         maximize: bool = False,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+
+
+def average(
+    xp: Any, state: Mapping[str, Array], gradient: Array, settings: Mapping[str, Any], s: Array
+) -> None:
+    """Update the two moving averages of an optimizer, in place; `s` is work space like the gradient."""
+    (beta1, beta2), m, v = settings["betas"], state["exp_avg"], state["exp_avg_sq"]
+    xp.axpby(1 - beta1, gradient, beta1, m, s)
+    xp.multiply(gradient, gradient, out=s)
+    xp.axpby(1 - beta2, s, beta2, v, s)
 
 
 def check_moments(name: str, settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigrad.backend import Array
-from minigrad.nn.optim.adam import check_moments
+from minigrad.nn.optim.adam import average, check_moments
 from minigrad.nn.optim.layerwise import Layerwise, quotient
 from minigrad.nn.optim.optimizer import Params
 
@@ -43,15 +43,7 @@ class LAMB(Layerwise):
     def prepare(
         self, parameter: Array, gradient: Array, state: dict[str, Array], settings: dict[str, Any], step: Any
     ) -> Array:
-        beta1, beta2 = settings["betas"]
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        m *= beta1
-        s = gradient * (1 - beta1)
-        m += s
-        s *= gradient
-        s *= (1 - beta2) / (1 - beta1)
-        v *= beta2
-        v += s
+        average(self.namespace, state, gradient, settings, self.scratch(state["exp_avg"]))
         return self._direction(parameter, state, settings, step)
 
     def _direction(

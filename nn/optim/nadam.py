@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad.backend import Array
 from minigrad.errors import UsageError
-from minigrad.nn.optim.adam import check_moments
+from minigrad.nn.optim.adam import average, check_moments
 from minigrad.nn.optim.optimizer import Optimizer, Params
 
 
@@ -70,13 +70,8 @@ class NAdam(Optimizer):
         elif decay:
             gradient = gradient + parameter * decay
         now, ahead = self._shares(beta1, settings["momentum_decay"], step)
-        m *= beta1
-        s = gradient * (1 - beta1)
-        m += s
-        s *= gradient
-        s *= (1 - beta2) / (1 - beta1)
-        v *= beta2
-        v += s
+        s = self.scratch(m)
+        average(xp, state, gradient, settings, s)
         root = (1 - beta2**step) ** 0.5
         xp.sqrt(v, out=s)
         s += settings["eps"] * root

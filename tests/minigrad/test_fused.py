@@ -131,6 +131,19 @@ def test_attention_computes_scores_again_beyond_the_limit(causal: bool) -> None:
     assert tops.size == totals.size == 5
 
 
+@pytest.mark.parametrize("length", [6.0, 30.0, 1e15, np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_scores_of_any_size(length: float, dtype: str) -> None:
+    """Also far beyond what an exponential can take."""
+    steps = np.linspace(-1, 1, 300)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        q, k, v = (np.asarray(a, dtype) for a in (steps[:7] * length, steps * length, np.cos(9 * steps)))
+        found = mg.scaled_dot_product_attention(*map(mg.tensor, (q, k, v)), scale=1.0).numpy()
+        wide_q, wide_k, wide_v = (a.astype("float64") for a in (q, k, v))
+        expected = attend(wide_q, wide_k, wide_v, False, 1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3 if dtype == "float16" else 1e-5, atol=1e-3)
+
+
 def test_attention_with_a_scale_and_a_single_query() -> None:
     q, k, v = spread(2, 1, 3), spread(2, 4, 3), spread(2, 4, 3)
     found = mg.scaled_dot_product_attention(*map(mg.tensor, (q, k, v)), is_causal=True, scale=0.1)

@@ -243,6 +243,43 @@ def test_who_multiplies(make):
 
 
 @needs_mkl
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(st.integers(0, 200), st.integers(0, 200), st.floats(-2, 2), st.floats(-2, 2))
+def test_an_entry_is_added_alike_in_any_array(dtype, start, length, a, b):
+    axpby = backend_mkl.adding(backend_mkl.load(), otherwise=host.axpby)
+    x, y, space = (np.random.default_rng(n).normal(size=400).astype(dtype) for n in range(3))
+    whole, part = y.copy(), y.copy()
+    axpby(a, x, b, whole, space)
+    np.testing.assert_allclose(whole, a * x + b * y, rtol=1e-5, atol=1e-5)
+    stop = start + length
+    axpby(a, x[start:stop], b, part[start:stop], space[start:stop])
+    np.testing.assert_array_equal(part[start:stop], whole[start:stop])
+    np.testing.assert_array_equal(part[stop:], y[stop:])
+
+
+@needs_mkl
+def test_what_is_added_by_numpy():
+    asked = []
+
+    def by_numpy(*arguments: Any) -> None:
+        asked.append(arguments)
+        host.axpby(*arguments)
+
+    axpby = backend_mkl.adding(backend_mkl.load(), otherwise=by_numpy)
+    x, y = np.arange(8.0), np.ones(8)
+    for left, right in ((x[::2], y[:4]), (x[:4], y[::2]), (x.astype("float32"), y), (x > 3, y)):
+        expected = 2 * left + 3 * right
+        axpby(2.0, left, 3.0, right, np.empty_like(right))
+        np.testing.assert_array_equal(right, expected)
+    assert len(asked) == 4
+    with pytest.raises(ValueError, match="broadcast"):
+        axpby(1.0, x, 1.0, y[:3], np.empty(3))
+    y.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        axpby(1.0, x, 1.0, y, np.empty(8))
+
+
+@needs_mkl
 def test_gradients_with_mkl_and_without():
     def gradient() -> np.ndarray:
         x = mg.tensor(np.random.default_rng(0).normal(size=(160, 160)), requires_grad=True)
