@@ -50,6 +50,11 @@ class LinearAlgebra:
 
         return add
 
+    def add_matmul(self, x: Any, y: Any, out: Any) -> None:
+        """Add x @ y to `out`, in place."""
+        xp: Any = self
+        out += xp.matmul(x, y)
+
     def axpby(self, a: Any, x: Any, b: Any, y: Any, space: Any) -> None:
         """y ← a·x + b·y in place, for x and y of one shape and numbers a and b. `space` is work space like y,
         and may be x.

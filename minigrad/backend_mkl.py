@@ -25,9 +25,11 @@ ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # from cblas.h
 SEQUENTIAL, REPRODUCIBLE = 1, 2  # from mkl_service.h: one thread; the same bits wherever an array lies
 THREADS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+NAMES = ("matmul", "add_matmul", "axpby")  # of the host's functions that MKL can take over
 KINDS = (("s", "float32", ctypes.c_float), ("d", "float64", ctypes.c_double))
 
 Lie = tuple[tuple[int, ...], tuple[int, ...]]  # how an array lies in memory: its shape and strides
+Prepared = tuple[tuple[int, ...], Callable[[int, int, int], None]]  # a result's shape, and what computes it
 
 
 class Products:
@@ -62,24 +64,35 @@ class Products:
 
     def matmul(self, x: Array, y: Array, *, out: Array | None = None) -> Array:
         """What `numpy.matmul` makes of x and y, but for rounding; `out` overlaps neither."""
-        dtype, prepared = x.dtype, None
-        large = type(y) is type(x) and y.ndim == x.ndim > 1 and x.size * y.shape[-1] >= SMALL
-        if large and dtype in self._routines and y.dtype == dtype:
-            if out is None:
-                prepared = self._prepared(dtype, (x.shape, x.strides), (y.shape, y.strides))
-            elif out.dtype == dtype and out.flags.writeable:
-                lies = ((a.shape, a.strides) for a in (x, y, out))
-                prepared = self._prepared(dtype, *lies)
+        prepared = self._find(x, y, out, 0.0)
         if prepared is None:
             return self.otherwise(x, y, out=out)
         shape, multiply = prepared
-        made = numpy.empty(shape, dtype) if out is None else out
+        made = numpy.empty(shape, x.dtype) if out is None else out
         multiply(x.ctypes.data, y.ctypes.data, made.ctypes.data)
         return made
 
-    def _prepare(
-        self, dtype: Any, x: Lie, y: Lie, out: Lie | None = None
-    ) -> tuple[tuple[int, ...], Callable[[int, int, int], None]] | None:
+    def add_matmul(self, x: Array, y: Array, out: Array) -> None:
+        """Add the product to `out`, which overlaps neither, in place."""
+        prepared = self._find(x, y, out, 1.0)
+        if prepared is None:
+            out += self.otherwise(x, y)
+        else:
+            prepared[1](x.ctypes.data, y.ctypes.data, out.ctypes.data)
+
+    def _find(self, x: Array, y: Array, out: Array | None, kept: float) -> Prepared | None:
+        """How to multiply, where that is not NumPy's; `kept` times the result's entries are added."""
+        dtype = x.dtype
+        large = type(y) is type(x) and y.ndim == x.ndim > 1 and x.size * y.shape[-1] >= SMALL
+        if not large or dtype not in self._routines or y.dtype != dtype:
+            return None
+        if out is None:
+            return self._prepared(dtype, kept, (x.shape, x.strides), (y.shape, y.strides))
+        if out.dtype != dtype or not out.flags.writeable:
+            return None
+        return self._prepared(dtype, kept, *((a.shape, a.strides) for a in (x, y, out)))
+
+    def _prepare(self, dtype: Any, kept: float, x: Lie, y: Lie, out: Lie | None = None) -> Prepared | None:
         """All that follows from how two arrays lie and, if given, the result: its shape, and what makes it of
         three addresses. None if NumPy should multiply them.
         """
@@ -96,21 +109,21 @@ class Products:
         down_x, down_y, down = downs
 
         def multiply(a: int, b: int, c: int) -> None:
-            one(ROW_MAJOR, *flags, rows, columns, inner, 1.0, a, down_x, b, down_y, 0.0, c, down)
+            one(ROW_MAJOR, *flags, rows, columns, inner, 1.0, a, down_x, b, down_y, kept, c, down)
 
         if not lead:
             return shape, multiply
         places = numpy.indices(lead).reshape(len(lead), count)
         offsets = numpy.array([strides[:-2] for _, strides in lies]) @ places  # of each matrix, in bytes
         before = (*by_reference(ctypes.c_int, *flags), *by_reference(self._integer, rows, columns, inner))
-        factor, nothing = by_reference(real, 1.0, 0.0)
+        factor, share = by_reference(real, 1.0, kept)
         from_x, from_y, to, of_these = by_reference(self._integer, *downs, count)
 
         def multiply_all(*addresses: int) -> None:
             starts = offsets + numpy.array(addresses)[:, None]
             a, step = starts.ctypes.data, starts.strides[0]
             b, c = a + step, a + 2 * step
-            many(ROW_MAJOR, *before, factor, a, from_x, b, from_y, nothing, c, to, 1, of_these)
+            many(ROW_MAJOR, *before, factor, a, from_x, b, from_y, share, c, to, 1, of_these)
 
         return shape, multiply_all
 
@@ -161,12 +174,13 @@ def use_mkl(enabled: bool = True) -> None:
     rounding, and are the same in every run. Raises UsageError where MKL is not installed.
     """
     if not enabled:
-        vars(host).pop("matmul", None)
-        vars(host).pop("axpby", None)
+        for name in NAMES:
+            vars(host).pop(name, None)
     elif not in_use():
         library = load()
-        vars(host)["matmul"] = Products(library, otherwise=host.matmul).matmul
-        vars(host)["axpby"] = adding(library, otherwise=host.axpby)
+        products = Products(library, otherwise=host.matmul)
+        found = (products.matmul, products.add_matmul, adding(library, otherwise=host.axpby))
+        vars(host).update(zip(NAMES, found, strict=True))
 
 
 def in_use() -> bool:

@@ -156,7 +156,7 @@ def pull_back(
                 if number == len(parts) - 1:
                     xp.matmul(left, right, out=gradient)
                 else:
-                    gradient[..., :seen, :] += xp.matmul(left, right)
+                    xp.add_matmul(left, right, gradient[..., :seen, :])
 
 
 # ----- Separate queries, keys and values ----------------------------------------------------------

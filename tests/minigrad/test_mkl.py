@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -121,10 +122,14 @@ def test_the_same_values_however_they_lie(make, dtype, data):
         place = np.asfortranarray(place) if data.draw(st.booleans()) else place
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend_mkl, "SMALL", 0)
-        found = make().matmul(x, y, out=place)
-    assert place is None or found is place
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, np.matmul(x, y), rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+        products = make()
+        found = products.matmul(x, y, out=place)
+        assert place is None or found is place
+        assert found.dtype == dtype
+        close = partial(np.testing.assert_allclose, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+        close(found, np.matmul(x, y))
+        products.add_matmul(x, y, found)
+        close(found, 2 * np.matmul(x, y))
 
 
 @st.composite
@@ -152,10 +157,14 @@ def test_the_same_values_of_stacks_however_they_lie(make, dtype, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend_mkl, "SMALL", 1)
         patch.setattr(backend_mkl, "NARROW", 2)
-        found = make().matmul(x, y, out=place)
-    assert place is None or found is place
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, np.matmul(x, y), rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+        products = make()
+        found = products.matmul(x, y, out=place)
+        assert place is None or found is place
+        assert found.dtype == dtype
+        close = partial(np.testing.assert_allclose, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+        close(found, np.matmul(x, y))
+        products.add_matmul(x, y, found)
+        close(found, 2 * np.matmul(x, y))
 
 
 @needs_library
@@ -171,6 +180,8 @@ def test_who_multiplies_stacks(make):
     assert products.matmul(scores, v, out=result) is result
     np.testing.assert_allclose(result, scores @ v, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(products.matmul(scores.mT, v), scores.mT @ v, rtol=1e-4, atol=1e-4)
+    products.add_matmul(scores, v, result)
+    np.testing.assert_allclose(result, 2 * scores @ v, rtol=1e-4, atol=1e-4)
     assert numpys.calls == 0
     others = [
         (q[:1, :1], k[:1, :1].mT),  # small
@@ -188,6 +199,8 @@ def test_who_multiplies_stacks(make):
     result.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         products.matmul(scores, v, out=result)
+    with pytest.raises(ValueError, match="read-only"):
+        products.add_matmul(scores, v, result)
 
 
 @needs_library
