@@ -50,7 +50,7 @@ class Products:
     ) -> None:
         self.otherwise, self._integer = otherwise, integer
         self._routines: dict[Any, tuple[Callable[..., None], Callable[..., None], Any]] = {}
-        self._prepared = lru_cache(maxsize=1024)(self._prepare)
+        self._prepared = lru_cache(maxsize=256)(self._prepare)
         for letter, dtype, real in KINDS:
             one, many = (
                 getattr(library, name.format(letter + routine)) for routine in ("gemm", "gemm_batch")
