@@ -46,7 +46,7 @@ class LinearAlgebra:
         xp: Any = self
 
         def add(v: Any, x: Any, out: Any) -> None:
-            out += xp.matmul(v, x.T)
+            xp.add_matmul(v, x.T, out)
 
         return add
 

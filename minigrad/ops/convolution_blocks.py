@@ -192,7 +192,7 @@ def pull(
         for block in plan.blocks(xp):
             part = v[block.start * plan.places : block.stop * plan.places, own]
             if total is not None:
-                total += xp.matmul(windows(x[block, inputs]).T, part)
+                xp.add_matmul(windows(x[block, inputs]).T, part, total)
             if dx is not None:
                 _pull_image(plan, windows, part, matrix, dx[block, inputs])
         if dw is not None and total is not None:

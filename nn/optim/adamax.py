@@ -45,9 +45,8 @@ class Adamax(Optimizer):
         m, u = state["exp_avg"], state["exp_inf"]
         if settings["weight_decay"]:
             gradient = gradient + parameter * settings["weight_decay"]
-        m *= beta1
-        s = gradient * (1 - beta1)
-        m += s
+        s = self.scratch(m)
+        xp.axpby(1 - beta1, gradient, beta1, m, s)
         xp.abs(gradient, out=s)
         s += settings["eps"]
         u *= beta2

@@ -54,5 +54,4 @@ class Lion(Optimizer):
         xp.sign(c, out=c)
         c *= lr
         parameter -= c
-        m *= beta2
-        m += xp.multiply(gradient, 1 - beta2, out=c)
+        xp.axpby(1 - beta2, gradient, beta2, m, c)

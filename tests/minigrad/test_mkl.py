@@ -109,6 +109,20 @@ class Counted:
         return np.matmul(x, y, out=out)
 
 
+def assert_multiplies(products: Products, x: np.ndarray, y: np.ndarray, place: np.ndarray | None) -> None:
+    """Make and add a product as if it were large."""
+    close = partial(np.testing.assert_allclose, rtol=1e-4 if x.dtype == "float32" else 1e-12, atol=1e-5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend_mkl, "SMALL", 0)
+        patch.setattr(backend_mkl, "NARROW", 2)
+        found = products.matmul(x, y, out=place)
+        assert place is None or found is place
+        assert found.dtype == x.dtype
+        close(found, np.matmul(x, y))
+        products.add_matmul(x, y, found)
+        close(found, 2 * np.matmul(x, y))
+
+
 @needs_library
 @pytest.mark.parametrize("make", LIBRARIES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -120,16 +134,7 @@ def test_the_same_values_however_they_lie(make, dtype, data):
     if data.draw(st.booleans()):
         place = np.full((rows, 2 * columns), np.nan, dtype)[:, :columns]
         place = np.asfortranarray(place) if data.draw(st.booleans()) else place
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend_mkl, "SMALL", 0)
-        products = make()
-        found = products.matmul(x, y, out=place)
-        assert place is None or found is place
-        assert found.dtype == dtype
-        close = partial(np.testing.assert_allclose, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
-        close(found, np.matmul(x, y))
-        products.add_matmul(x, y, found)
-        close(found, 2 * np.matmul(x, y))
+    assert_multiplies(make(), x, y, place)
 
 
 @st.composite
@@ -154,17 +159,7 @@ def test_the_same_values_of_stacks_however_they_lie(make, dtype, data):
     x = data.draw(stacks((*lead, rows, inner), dtype, "backwards", "repeated"))
     y = data.draw(stacks((*lead, inner, columns), dtype, "backwards", "repeated"))
     place = data.draw(st.none() | stacks((*lead, rows, columns), dtype, "backwards"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend_mkl, "SMALL", 1)
-        patch.setattr(backend_mkl, "NARROW", 2)
-        products = make()
-        found = products.matmul(x, y, out=place)
-        assert place is None or found is place
-        assert found.dtype == dtype
-        close = partial(np.testing.assert_allclose, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
-        close(found, np.matmul(x, y))
-        products.add_matmul(x, y, found)
-        close(found, 2 * np.matmul(x, y))
+    assert_multiplies(make(), x, y, place)
 
 
 @needs_library
